@@ -1,0 +1,1 @@
+"""The `lls` command: parse, call, print."""

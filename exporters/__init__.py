@@ -1,0 +1,1 @@
+"""Trained network -> ONNX file with its description, and the gate that compares the two."""

@@ -1,0 +1,158 @@
+"""What a network's file says about itself: JSON under one metadata key of the ONNX file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from seg_core.errors import ModelError
+
+METADATA_KEY = "lls.model_spec"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels that the network wants.
+
+    Parameters
+    ----------
+    kind : {"size", "spacing"}
+        ``size``: every slice is resized to ``size`` whatever its millimetres, as in the report.
+        ``spacing``: slices are resized to ``spacing_mm`` a pixel and padded to a multiple of ``multiple``.
+    size : tuple of int
+        (rows, columns), for ``kind="size"``.
+    spacing_mm : tuple of float
+        (row, column) distance in mm, for ``kind="spacing"``.
+    multiple : int
+        What the network's number of rows and columns must be divisible by.
+    """
+
+    kind: Literal["size", "spacing"] = "size"
+    size: tuple[int, int] = (256, 256)
+    spacing_mm: tuple[float, float] = (1.875, 1.875)
+    multiple: int = 32
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Intensity to [0, 1], clipped.
+
+    Parameters
+    ----------
+    kind : {"divide", "minmax", "percentile"}
+        ``divide`` by ``high``; ``minmax`` over the volume; ``percentile``: the volume's percentiles
+        ``low`` and ``high`` become 0 and 1.
+    low, high : float
+        See ``kind``.
+    """
+
+    kind: Literal["divide", "minmax", "percentile"] = "minmax"
+    low: float = 0.0
+    high: float = 255.0
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """Parameters of the adaptive denoiser (report 4.7).
+
+    Parameters
+    ----------
+    fraction : float
+        A component smaller than this share of its class's pixels in the slice is noise.
+    minimum_pixels : int
+        ... and so is one with fewer pixels than this, on the scan's own grid.
+    connectivity : {4, 8}
+        Neighbours of a pixel.
+    volume_fraction : float
+        Across slices: a component of a bone with less than this share of its largest one's voxels is noise.
+    """
+
+    fraction: float = 0.1
+    minimum_pixels: int = 5
+    connectivity: Literal[4, 8] = 8
+    volume_fraction: float = 0.1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that the runner must know about a network.
+
+    Parameters
+    ----------
+    name : str
+        The network's name.
+    classes : tuple of str
+        Names of the values 1, 2, ...; 0 is background.
+    sided : bool
+        Whether the classes come in pairs, right and left, told apart after inference.
+    layout : {"NCHW", "NHWC"}
+        Axes of the input ``image``; rows and columns as in ``orientation``.
+    channels : int
+        Number of input channels.
+    channel_fill : {"repeat", "neighbours"}
+        The same slice in each channel, or the slices around it in order.
+    grid : Grid
+        The pixels that the network wants.
+    normalisation : Normalisation
+        What becomes 0 and 1.
+    orientation : str
+        Direction in which columns, rows and slices increase: ``"LPS"`` is the radiological axial view.
+    denoise : Denoise
+        Cleaning that suits this network.
+    provenance : mapping
+        Free JSON: framework, versions, training data, scores, licence, intended use.
+    format_version : int
+        Of this description.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    sided: bool = True
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    channels: int = 3
+    channel_fill: Literal["repeat", "neighbours"] = "repeat"
+    grid: Grid = field(default_factory=Grid)
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    orientation: str = "LPS"
+    denoise: Denoise = field(default_factory=Denoise)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Return the description as JSON with sorted keys, the same bytes for equal descriptions."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelSpec":
+        """Read a description.
+
+        Raises
+        ------
+        ModelError
+            If it is no JSON, of a newer format, or lacks or misspells a field.
+        """
+        try:
+            raw = json.loads(text)
+            version = raw["format_version"]
+            if version > FORMAT_VERSION:
+                raise ModelError(
+                    f"a model description of format {version}",
+                    f"format {FORMAT_VERSION} or older",
+                    "install a newer lls",
+                )
+            raw["classes"] = tuple(raw["classes"])
+            grid = raw["grid"] | {
+                "size": tuple(raw["grid"]["size"]),
+                "spacing_mm": tuple(raw["grid"]["spacing_mm"]),
+            }
+            raw["grid"] = Grid(**grid)
+            raw["normalisation"] = Normalisation(**raw["normalisation"])
+            raw["denoise"] = Denoise(**raw["denoise"])
+            return cls(**raw)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"a model description that cannot be read: {error!r}",
+                "JSON as `lls info` shows it",
+                "export the model again",
+            ) from error

@@ -1,0 +1,1 @@
+"""Everything that makes networks: synthetic legs, data preparation, training."""
