@@ -1,0 +1,219 @@
+"""Random changes of slices and labels, the same for the same seed whatever the batch or the threads."""
+
+from dataclasses import dataclass
+from math import cos, radians, sin
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from seg_core.errors import UsageError
+
+Images = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a slice; each with its probability, then a uniform draw from its range.
+
+    Parameters
+    ----------
+    flip : float
+        Probability of a left-right flip.
+    rotation, rotation_degrees : float
+        Probability, and greatest angle either way, in the slice plane.
+    scale, scale_range : float
+        Probability, and greatest relative change of size (0.1: 0.9 to 1.1).
+    shift, shift_fraction : float
+        Probability, and greatest shift as a fraction of rows and of columns.
+    contrast, contrast_range : float
+        Probability, and greatest relative change of contrast around the slice's mean.
+    brightness, brightness_range : float
+        Probability, and greatest added intensity.
+    gamma, gamma_range : float
+        Probability, and greatest |ln(exponent)|.
+    bias, bias_range : float
+        Probability, and greatest |ln(gain)| of a smooth field, drawn on a lattice of 3 x 3 points.
+    noise, noise_sigma : float
+        Probability, and greatest standard deviation of Rician noise (two Gaussian parts).
+    blur, blur_sigma : float
+        Probability, and greatest standard deviation of a Gaussian, in pixels.
+    """
+
+    flip: float = 0.5
+    rotation: float = 0.7
+    rotation_degrees: float = 15.0
+    scale: float = 0.5
+    scale_range: float = 0.1
+    shift: float = 0.5
+    shift_fraction: float = 0.05
+    contrast: float = 0.4
+    contrast_range: float = 0.3
+    brightness: float = 0.3
+    brightness_range: float = 0.1
+    gamma: float = 0.4
+    gamma_range: float = 0.4
+    bias: float = 0.4
+    bias_range: float = 0.4
+    noise: float = 0.3
+    noise_sigma: float = 0.05
+    blur: float = 0.2
+    blur_sigma: float = 1.0
+
+
+NONE = Augmentation(*([0.0] * 19))
+
+
+def augment(
+    images: Images, labels: Labels, seeds: npt.NDArray[np.int64], options: Augmentation
+) -> tuple[Images, Labels]:
+    """Change each slice by the draw that its seed gives.
+
+    Parameters
+    ----------
+    images : ndarray of float32, (n, channels, rows, columns)
+        In [0, 1]; channels of a slice move and change together. Left alone.
+    labels : ndarray of uint8, (n, rows, columns)
+        Left alone. What comes in from outside the slice is background.
+    seeds : ndarray of int64, (n, any)
+        Numbers that name each slice's draw.
+    options : Augmentation
+        What may happen.
+
+    Returns
+    -------
+    images : ndarray of float32, (n, channels, rows, columns)
+        Bilinear; in [0, 1].
+    labels : ndarray of uint8, (n, rows, columns)
+        Nearest.
+
+    Raises
+    ------
+    UsageError
+        If shapes or types do not agree.
+    """
+    n, _, rows, columns = images.shape
+    if labels.shape != (n, rows, columns) or len(seeds) != n:
+        raise UsageError(
+            f"images {images.shape}, labels {labels.shape}, {len(seeds)} seeds", "equal n and size"
+        )
+    if images.dtype != np.float32 or labels.dtype != np.uint8:
+        raise UsageError(f"images {images.dtype}, labels {labels.dtype}", "float32 and uint8")
+    new_images, new_labels = np.empty_like(images), np.empty_like(labels)
+    for i in range(n):
+        rng = np.random.default_rng(np.atleast_1d(seeds[i]))
+        matrix = _affine(rng, options, rows, columns)
+        if np.array_equal(matrix, np.eye(2, 3)):
+            new_images[i], new_labels[i] = images[i], labels[i]
+        else:
+            _warp(images[i], labels[i], matrix, new_images[i], new_labels[i])
+        _intensity(new_images[i], rng, options)
+    return new_images, new_labels
+
+
+def _draw(rng: np.random.Generator, probability: float, limit: float) -> float:
+    """Return a number within the limit either way, or 0; always from two draws, so options stay apart."""
+    chance, value = rng.random(2)
+    return float(limit * (2 * value - 1)) if chance < probability else 0.0
+
+
+def _affine(rng: np.random.Generator, o: Augmentation, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """Output pixel (row, column, 1) to input pixel, about the slice's centre."""
+    flip = -1.0 if rng.random() < o.flip else 1.0
+    angle = radians(_draw(rng, o.rotation, o.rotation_degrees))
+    zoom = 1 / (1 + _draw(rng, o.scale, o.scale_range))
+    shift = np.array(
+        [_draw(rng, o.shift, o.shift_fraction) * rows, _draw(rng, o.shift, o.shift_fraction) * columns]
+    )
+    turn = np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]]) * zoom
+    turn[1] *= flip
+    centre = np.array([rows - 1, columns - 1]) / 2
+    return np.column_stack([turn, centre - turn @ (centre + shift)])
+
+
+@njit(cache=True, nogil=True)
+def _warp(image, labels, matrix, new_image, new_labels):  # type: ignore[no-untyped-def]
+    channels, rows, columns = image.shape
+    for r in range(rows):
+        for c in range(columns):
+            y = matrix[0, 0] * r + matrix[0, 1] * c + matrix[0, 2]
+            x = matrix[1, 0] * r + matrix[1, 1] * c + matrix[1, 2]
+            ny, nx = int(np.floor(y + 0.5)), int(np.floor(x + 0.5))
+            inside = 0 <= ny < rows and 0 <= nx < columns
+            new_labels[r, c] = labels[ny, nx] if inside else 0
+            y0, x0 = int(np.floor(y)), int(np.floor(x))
+            fy, fx = y - y0, x - x0
+            for k in range(channels):
+                total = 0.0
+                for dy in range(2):
+                    for dx in range(2):
+                        yy, xx = y0 + dy, x0 + dx
+                        if 0 <= yy < rows and 0 <= xx < columns:
+                            wy = fy if dy else 1 - fy
+                            wx = fx if dx else 1 - fx
+                            total += wy * wx * image[k, yy, xx]
+                new_image[k, r, c] = total
+
+
+def _intensity(image: Images, rng: np.random.Generator, o: Augmentation) -> None:
+    """Change the intensities of our own copy (channels, rows, columns) in place."""
+    sigma = abs(_draw(rng, o.blur, o.blur_sigma))
+    if sigma > 0.2:
+        _blur(image, _gaussian(sigma), np.empty_like(image))
+    gamma = np.exp(_draw(rng, o.gamma, o.gamma_range))
+    contrast = 1 + _draw(rng, o.contrast, o.contrast_range)
+    brightness = _draw(rng, o.brightness, o.brightness_range)
+    lattice = np.exp(rng.uniform(-1, 1, (3, 3)) * (o.bias_range if rng.random() < o.bias else 0.0))
+    _shade(image, np.array([gamma, contrast, brightness, image.mean()]), lattice)
+    noise = abs(_draw(rng, o.noise, o.noise_sigma))
+    if noise > 0:
+        parts = rng.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(noise)
+        np.hypot(image + parts[0], parts[1], out=image)
+    np.clip(image, 0, 1, out=image)
+
+
+@njit(cache=True, nogil=True)
+def _shade(image, tone, lattice):  # type: ignore[no-untyped-def]
+    """Gain (bilinear between the lattice's 3 x 3 points), contrast, brightness, gamma; air stays air."""
+    gamma, contrast, brightness, mean = tone
+    channels, rows, columns = image.shape
+    for r in range(rows):
+        y = 2.0 * r / max(rows - 1, 1)
+        y0 = min(int(y), 1)
+        for c in range(columns):
+            x = 2.0 * c / max(columns - 1, 1)
+            x0 = min(int(x), 1)
+            top = lattice[y0, x0] * (x0 + 1 - x) + lattice[y0, x0 + 1] * (x - x0)
+            bottom = lattice[y0 + 1, x0] * (x0 + 1 - x) + lattice[y0 + 1, x0 + 1] * (x - x0)
+            gain = top * (y0 + 1 - y) + bottom * (y - y0)
+            for k in range(channels):
+                value = (image[k, r, c] * gain - mean) * contrast + mean + brightness
+                image[k, r, c] = min(max(value, 0.0), 1.0) ** gamma
+
+
+def _gaussian(sigma: float) -> npt.NDArray[np.float32]:
+    radius = int(3 * sigma + 0.5)
+    x = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (x / sigma) ** 2)
+    normed: npt.NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+    return normed
+
+
+@njit(cache=True, nogil=True)
+def _blur(image, weights, buffer):  # type: ignore[no-untyped-def]
+    channels, rows, columns = image.shape
+    radius = len(weights) // 2
+    for k in range(channels):
+        for r in range(rows):
+            for c in range(columns):
+                total = 0.0
+                for w in range(len(weights)):
+                    total += weights[w] * image[k, r, min(max(c + w - radius, 0), columns - 1)]
+                buffer[k, r, c] = total
+        for r in range(rows):
+            for c in range(columns):
+                total = 0.0
+                for w in range(len(weights)):
+                    total += weights[w] * buffer[k, min(max(r + w - radius, 0), rows - 1), c]
+                image[k, r, c] = total

@@ -1,0 +1,93 @@
+"""Which slices a training sees, and in what order: of seed and epoch alone, to be resumable."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.errors import UsageError
+from trainers.augment import Augmentation, augment
+from trainers.cache import SliceCache
+
+Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """An epoch's draw.
+
+    Parameters
+    ----------
+    seed, epoch : int
+        Name the draw.
+    slices : int
+        Slices of the cache to draw from: those that were there when the epoch began.
+    samples : int
+        How many to draw.
+    batch : int
+        Samples a batch; a last smaller one is left out.
+    """
+
+    seed: int
+    epoch: int
+    slices: int
+    samples: int
+    batch: int
+
+
+def epoch_order(draw: Draw) -> npt.NDArray[np.int64]:
+    """Return the epoch's slices (samples,): each as often as every other, to within one.
+
+    Raises
+    ------
+    UsageError
+        If there is no slice, or fewer samples than a batch.
+    """
+    if draw.slices < 1 or draw.samples < draw.batch:
+        raise UsageError(
+            f"{draw.slices} slices, {draw.samples} samples an epoch",
+            f"some slices, {draw.batch} samples or more",
+        )
+    rng = np.random.default_rng((draw.seed, draw.epoch))
+    rounds = [rng.permutation(draw.slices) for _ in range(-(-draw.samples // draw.slices))]
+    return np.concatenate(rounds)[: draw.samples]
+
+
+def training_batches(
+    cache: SliceCache, draw: Draw, options: Augmentation, channels: int, first_batch: int = 0
+) -> Iterator[Batch]:
+    """Give the epoch's augmented batches from ``first_batch`` on, each made while the one before is used.
+
+    Yields
+    ------
+    images : ndarray of float32, (batch, channels, rows, columns)
+    labels : ndarray of uint8, (batch, rows, columns)
+    """
+    order = epoch_order(draw)
+
+    def make(number: int) -> Batch:
+        span = slice(number * draw.batch, (number + 1) * draw.batch)
+        images, labels = cache.batch(order[span], channels)
+        positions = np.arange(span.start, span.stop)
+        seeds = np.column_stack(
+            [np.full_like(positions, draw.seed), np.full_like(positions, draw.epoch), positions]
+        )
+        return augment(images, labels, seeds, options)
+
+    # Two ahead are enough: a batch takes tens of milliseconds, a training step more.
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque[object]()
+        for number in range(first_batch, draw.samples // draw.batch):
+            pending.append(pool.submit(make, number))
+            if len(pending) > 2:
+                yield pending.popleft().result()  # type: ignore[attr-defined]
+        while pending:
+            yield pending.popleft().result()  # type: ignore[attr-defined]
+
+
+def fixed_subset(slices: int, samples: int) -> npt.NDArray[np.int64]:
+    """Return up to ``samples`` slices (n,), evenly spread over all."""
+    return np.unique(np.linspace(0, slices - 1, min(slices, samples)).round().astype(np.int64))

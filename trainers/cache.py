@@ -1,0 +1,322 @@
+"""Prepared slices in a folder, memory-mapped, that may grow while a training reads it.
+
+::
+
+    images.npy   (slices, rows, columns) uint8 (0..255 = 0..1) or float16
+    labels.npy   (slices, rows, columns) uint8
+    index.json   which slices belong to which subject; written last, so what it names is complete
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.errors import ModelError, OutputError, UsageError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run of slices of one scan, in order.
+
+    Parameters
+    ----------
+    name : str
+        Whose they are; unique in a cache.
+    start, stop : int
+        First slice, and one past the last.
+    spacing_mm : tuple of float
+        Distance of rows, columns and slices in mm.
+    extra : dict
+        Free JSON: how the scan was made.
+    """
+
+    name: str
+    start: int
+    stop: int
+    spacing_mm: tuple[float, float, float]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CacheIndex:
+    """What a cache holds.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (rows, columns) of every slice.
+    classes : tuple of str
+        Names of the values 1, 2, ...
+    image_dtype : {"uint8", "float16"}
+        How intensities in [0, 1] are stored.
+    meta : dict
+        Free JSON about all subjects, e.g. how slices were prepared.
+    subjects : tuple of Subject
+        In the order of their slices.
+    """
+
+    shape: tuple[int, int]
+    classes: tuple[str, ...]
+    image_dtype: str = "uint8"
+    meta: dict[str, Any] = field(default_factory=dict)
+    subjects: tuple[Subject, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 2 or any(n < 32 or n % 32 for n in self.shape):
+            raise UsageError(f"slices of {self.shape} pixels", "rows and columns that are multiples of 32")
+        if self.image_dtype not in ("uint8", "float16"):
+            raise UsageError(f"images of type {self.image_dtype!r}", "uint8 or float16")
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+        return self.subjects[-1].stop if self.subjects else 0
+
+    def to_json(self) -> str:
+        """Return the index as JSON."""
+        return json.dumps({"format_version": FORMAT_VERSION} | asdict(self), indent=1, allow_nan=False)
+
+
+def read_index(folder: Path) -> CacheIndex:
+    """Read a cache's index.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it cannot be read.
+    """
+    try:
+        raw = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
+        if raw.pop("format_version") != FORMAT_VERSION:
+            raise ModelError(f"{folder}: a cache of another format", "make the cache again")
+        subjects = tuple(Subject(**s | {"spacing_mm": tuple(s["spacing_mm"])}) for s in raw.pop("subjects"))
+        shape, classes = tuple(raw.pop("shape")), tuple(raw.pop("classes"))
+        return CacheIndex(shape, classes, subjects=subjects, **raw)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder} holds no cache of slices: {error}", "images.npy, labels.npy and index.json"
+        ) from error
+
+
+class SliceCache:
+    """The slices that a folder holds at the moment of opening.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a `SliceCacheWriter`, which may still be appending: open again to see more.
+
+    Attributes
+    ----------
+    index : CacheIndex
+    images : ndarray, (slices, rows, columns), uint8 or float16, read-only
+    labels : ndarray of uint8, (slices, rows, columns), read-only
+    first, last : ndarray of int64, (slices,)
+        First and last slice of the subject that a slice belongs to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.index = read_index(self.folder)
+        shape = (self.index.slices, *self.index.shape)
+        self.images = _open(self.folder / "images.npy", self.index.image_dtype, shape)
+        self.labels = _open(self.folder / "labels.npy", "uint8", shape)
+        lengths = [s.stop - s.start for s in self.index.subjects]
+        self.first = np.repeat(np.array([s.start for s in self.index.subjects], dtype=np.int64), lengths)
+        self.last = np.repeat(np.array([s.stop - 1 for s in self.index.subjects], dtype=np.int64), lengths)
+
+    def __len__(self) -> int:
+        return self.index.slices
+
+    def batch(
+        self, slices: npt.NDArray[np.int64], channels: int = 1
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Copy some slices.
+
+        Parameters
+        ----------
+        slices : ndarray of int64, (n,)
+            Which.
+        channels : int
+            With more than one, the slices around each in order, within its subject (the border repeats).
+
+        Returns
+        -------
+        images : ndarray of float32, (n, channels, rows, columns)
+            In [0, 1].
+        labels : ndarray of uint8, (n, rows, columns)
+        """
+        offsets = np.arange(channels) - channels // 2
+        wanted = np.clip(slices[:, None] + offsets, self.first[slices, None], self.last[slices, None])
+        images = self.images[wanted].astype(np.float32)
+        if self.images.dtype == np.uint8:
+            images *= np.float32(1 / 255)
+        return images, np.array(self.labels[slices])
+
+
+def _open(path: Path, dtype: str, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """Map the first slices of an array; the file may already hold more than the index names."""
+    if shape[0] == 0:
+        return np.zeros(shape, dtype)
+    try:
+        return np.memmap(path, dtype=dtype, mode="r", offset=_header_bytes(dtype, shape), shape=shape)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: {error}", f"{shape[0]} slices of {shape[1:]}", "make the cache again"
+        ) from error
+
+
+def _header(dtype: str, shape: tuple[int, int, int]) -> bytes:
+    """Header of a .npy file; NumPy pads it so that a growing first axis does not change its length."""
+    from io import BytesIO
+
+    stream = BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def _header_bytes(dtype: str, shape: tuple[int, int, int]) -> int:
+    return len(_header(dtype, shape))
+
+
+class SliceCacheWriter:
+    """Appends subjects to a cache; opens an existing one where it ended.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there. What an interrupted writer left beyond the index is cut off.
+    index : CacheIndex
+        Shape, classes, type and meta; without subjects.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds a cache of another shape, type or classes, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, index: CacheIndex) -> None:
+        self.folder = Path(folder)
+        if (self.folder / "index.json").exists():
+            existing = read_index(self.folder)
+            if (existing.shape, existing.classes, existing.image_dtype) != (
+                index.shape,
+                index.classes,
+                index.image_dtype,
+            ):
+                raise OutputError(f"{self.folder} holds another kind of cache", fix="name a new folder")
+            index = existing
+        self.index = index
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._files = {
+                name: self._start(self.folder / f"{name}.npy", dtype)
+                for name, dtype in (("images", index.image_dtype), ("labels", "uint8"))
+            }
+            self._publish(index)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+
+    def append(
+        self,
+        name: str,
+        images: npt.NDArray[Any],
+        labels: npt.NDArray[np.uint8],
+        spacing_mm: tuple[float, float, float],
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Add a subject's slices.
+
+        Parameters
+        ----------
+        name : str
+            Whose; not yet in the cache.
+        images : ndarray, (slices, rows, columns)
+            Floats in [0, 1], or already of the cache's type.
+        labels : ndarray of uint8, (slices, rows, columns)
+            0 background, 1... the classes.
+        spacing_mm : tuple of float
+            Distance of rows, columns and slices.
+        extra : dict, optional
+            Free JSON.
+
+        Raises
+        ------
+        UsageError
+            If the name is taken, or the arrays do not fit the cache.
+        """
+        self._check(name, images, labels)
+        start = self.index.slices
+        stop = start + len(images)
+        self._write("images", encode(images, self.index.image_dtype), stop)
+        self._write("labels", np.ascontiguousarray(labels), stop)
+        subject = Subject(name, start, stop, spacing_mm, extra or {})
+        self._publish(CacheIndex(**vars(self.index) | {"subjects": (*self.index.subjects, subject)}))
+
+    def _check(self, name: str, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+        if any(s.name == name for s in self.index.subjects):
+            raise UsageError(f"a second subject {name!r} in {self.folder}", "one of each name")
+        if images.shape != labels.shape or images.shape[1:] != self.index.shape or len(images) == 0:
+            raise UsageError(
+                f"images of {images.shape} and labels of {labels.shape}",
+                f"(slices, *{self.index.shape}) both",
+            )
+        if labels.dtype != np.uint8 or labels.max() > len(self.index.classes):
+            raise UsageError(
+                f"labels of type {labels.dtype} up to {labels.max()}",
+                f"uint8 up to {len(self.index.classes)}",
+            )
+
+    def _start(self, path: Path, dtype: str) -> Any:
+        """Open an array's file at the end of what the index names, which truncates the rest."""
+        shape = (self.index.slices, *self.index.shape)
+        file = path.open("r+b" if path.exists() else "w+b")
+        header = _header(dtype, shape)
+        file.write(header)
+        file.truncate(len(header) + int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        return file
+
+    def _write(self, name: str, array: npt.NDArray[Any], stop: int) -> None:
+        file = self._files[name]
+        file.seek(0, os.SEEK_END)
+        file.write(array.tobytes())
+        file.seek(0)
+        file.write(_header(array.dtype.name, (stop, *self.index.shape)))
+        file.flush()
+
+    def _publish(self, index: CacheIndex) -> None:
+        temporary = self.folder / "index.json.part"
+        temporary.write_text(index.to_json(), encoding="utf-8")
+        temporary.replace(self.folder / "index.json")
+        self.index = index
+
+
+def encode(images: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """Store intensities in [0, 1] as uint8 (rounded, 255 = 1) or float16; the stored type passes through."""
+    if images.dtype == np.dtype(dtype):
+        return np.ascontiguousarray(images)
+    if dtype == "uint8":
+        images = np.rint(np.clip(images, 0, 1) * 255)
+    return np.asarray(np.clip(images, 0, 255 if dtype == "uint8" else 1), dtype)

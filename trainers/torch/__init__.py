@@ -1,0 +1,1 @@
+"""The PyTorch trainer. Importing it does not import torch; its functions do."""

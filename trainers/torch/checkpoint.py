@@ -1,0 +1,46 @@
+"""A training's state on disk, complete or not at all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seg_core.errors import ModelError, OutputError
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write a state beside its place, then rename: a kill leaves the old one.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a state onto the CPU; only tensors and plain values are let in.
+
+    Raises
+    ------
+    ModelError
+        If it is not there or not a checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises many kinds
+        raise ModelError(f"{path} cannot be read: {error}", "a checkpoint of this trainer") from error
+    if not isinstance(state, dict) or "network" not in state:
+        raise ModelError(f"{path} is no checkpoint of this trainer")
+    return state
