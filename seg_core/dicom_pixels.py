@@ -1,0 +1,123 @@
+"""Pixels of DICOM planes, decoded straight into one array."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.dicom_headers import PixelFormat, Plane
+from seg_core.errors import MemoryLimitError, ScanError
+
+_THREADS = 4
+
+
+def output_type(planes: Sequence[Plane]) -> np.dtype[Any]:
+    """Return the type that holds every value of the planes exactly, from the headers alone.
+
+    uint8, uint16 or int16 where slope and intercept are whole numbers and the range fits, else float32.
+    """
+    formats = {p.pixels for p in planes}
+    if not all(f.slope.is_integer() and f.intercept.is_integer() for f in formats):
+        return np.dtype(np.float32)
+    ends = [stored * f.slope + f.intercept for f in formats for stored in f.stored_range]
+    for candidate in (np.uint8, np.uint16, np.int16):
+        if min(ends) >= np.iinfo(candidate).min and max(ends) <= np.iinfo(candidate).max:
+            return np.dtype(candidate)
+    return np.dtype(np.float32)
+
+
+def decode(planes: Sequence[Plane]) -> npt.NDArray[Any]:
+    """Decode planes: stored values x slope + intercept of each.
+
+    Parameters
+    ----------
+    planes : sequence of Plane
+        Of one kind, in slice order.
+
+    Returns
+    -------
+    ndarray, (slice, row, column)
+        Of ``output_type``. Besides it only a few planes are in memory at any time.
+
+    Raises
+    ------
+    ScanError
+        A truncated file, one without pixels, a compression that cannot be decoded.
+    MemoryLimitError
+        If the array does not fit into memory.
+    """
+    kind = planes[0].kind
+    shape = (len(planes), kind.rows, kind.columns)
+    try:
+        array = np.empty(shape, output_type(planes))
+    except MemoryError as error:
+        raise MemoryLimitError(
+            f"no memory for {shape} pixels", fix="use a machine with more memory"
+        ) from error
+    files: dict[Path, list[int]] = defaultdict(list)
+    for k, plane in enumerate(planes):
+        files[plane.path].append(k)
+
+    def fill(path: Path) -> None:
+        wanted = files[path]
+        for k, pixels in zip(wanted, _frames(path, [planes[k] for k in wanted]), strict=True):
+            array[k] = _values(pixels, planes[k].pixels, array.dtype)
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        warnings.simplefilter("ignore")  # pydicom's remarks on padding and on values not used here
+        for _ in pool.map(fill, files):
+            pass
+    return array
+
+
+def _frames(path: Path, planes: Sequence[Plane]) -> Iterator[npt.NDArray[Any]]:
+    """Yield the stored values (row, column) of some frames of one file, in the order given."""
+    from pydicom.pixels import iter_pixels
+    from pydicom.uid import UID
+
+    expected = (planes[0].kind.rows, planes[0].kind.columns)
+    syntax = planes[0].pixels.syntax
+    frames = iter_pixels(path, indices=[p.frame for p in planes], raw=True, transfer_syntax_uid=UID(syntax))
+    for _ in planes:
+        try:
+            pixels = next(frames)
+        except PermissionError as error:
+            raise ScanError(f"no permission to read {path.name}") from error
+        except Exception as error:  # decoders raise anything on damaged bytes
+            raise _undecodable(path, UID(syntax).name, error) from error
+        if pixels.shape != expected:
+            raise ScanError(f"{path.name} holds {pixels.shape} pixels", f"{expected}, as its header says")
+        yield pixels
+
+
+def _undecodable(path: Path, syntax: str, error: Exception) -> ScanError:
+    if isinstance(error, AttributeError) and "no pixel data" in str(error):
+        return ScanError(f"{path.name} has no pixel data", "an image", "export the series again")
+    if isinstance(error, (NotImplementedError, ImportError)) or "missing dependencies" in str(error):
+        return ScanError(
+            f"{path.name} is compressed as {syntax}, which cannot be decoded here",
+            "uncompressed, RLE, JPEG, JPEG lossless, JPEG-LS or JPEG 2000",
+            "export the series uncompressed",
+        )
+    return ScanError(
+        f"the pixels of {path.name} ({syntax}) are truncated or damaged",
+        "a complete file",
+        "copy it again or export it anew",
+    )
+
+
+def _values(pixels: npt.NDArray[Any], layout: PixelFormat, output: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return the values of stored pixels; bits outside those stored (old overlays) do not count."""
+    if layout.stored < layout.allocated:
+        wide = pixels.dtype.itemsize * 8
+        pixels = np.left_shift(pixels, wide - 1 - layout.high_bit)
+        pixels = np.right_shift(pixels, wide - layout.stored)  # arithmetic on signed types
+    if layout.slope == 1.0 and layout.intercept == 0.0:
+        return pixels
+    # float64 holds 16-bit numbers, slope and intercept; the result is rounded once
+    return (pixels * np.float64(layout.slope) + layout.intercept).astype(output)
