@@ -1,0 +1,265 @@
+"""A scan, from whatever the user has: a folder of DICOM, a zip of one, one file, NIfTI."""
+
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from seg_core import dicom, dicom_stack, nifti
+from seg_core.checks import refuse_values
+from seg_core.errors import LlsError, OutputError, ScanError, UsageError
+from seg_core.geometry import Geometry, Volume
+
+_SYMLINK = 0o120000
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A volume with how it was read; nothing in it identifies the patient.
+
+    Parameters
+    ----------
+    volume : Volume
+        Intensities (i, j, k), RAS+ mm.
+    name : str
+        The file's stem, or ``scan`` for a folder or zip of DICOM.
+    kind : {"dicom", "nifti"}
+        Where it comes from.
+    series : mapping
+        Facts for the report, as JSON can hold them: matrix, spacing, which series, why.
+    laterality : {"R", "L"} or None
+        The side that the headers name.
+    warnings : tuple of str
+        What the user should know.
+    """
+
+    volume: Volume
+    name: str
+    kind: Literal["dicom", "nifti"]
+    series: Mapping[str, Any]
+    laterality: str | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a path holds, without reading pixels of DICOM.
+
+    Parameters
+    ----------
+    kind : {"dicom", "nifti"}
+        What it is.
+    entries : tuple of mapping
+        Facts of each series; those of one NIfTI.
+    taken : int or None
+        The ``number`` of the entry that would be read; None where that is refused.
+    reason : str
+        Why this one, or why none.
+    problem : LlsError or None
+        What :func:`read_scan` would raise.
+    ignored : int
+        Files that hold no image.
+    """
+
+    kind: Literal["dicom", "nifti"]
+    entries: tuple[Mapping[str, Any], ...]
+    taken: int | None
+    reason: str
+    problem: LlsError | None
+    ignored: int
+
+
+def read_scan(path: Path, series: str | None = None) -> Scan:
+    """Read a scan.
+
+    Parameters
+    ----------
+    path : Path
+        A folder of DICOM (searched through), a zip of one, one DICOM file, ``.nii`` or ``.nii.gz``, or a
+        folder with exactly one NIfTI and no DICOM.
+    series : str, optional
+        Which DICOM series, see :func:`seg_core.dicom.choose_series`.
+
+    Raises
+    ------
+    ScanError
+        Nothing there, no image, ambiguous, unreadable, NaN, constant.
+    GeometryError
+        A gap, a tilt, duplicate positions, a singular affine.
+    UsageError
+        If a series is asked for in a NIfTI file.
+    """
+    with _opened(path) as found:
+        if isinstance(found, dicom.Found):
+            return _read_dicom(_dicom_name(path), found, series)
+        if series is not None:
+            raise UsageError(f"series {series!r} asked for in {found.name}", "a DICOM scan", "leave it out")
+        image = nifti.read_image(found)
+        facts = _geometry_facts(image.volume.geometry) | {"type": image.volume.array.dtype.name}
+        warnings = image.warnings + _single_slice(image.volume.geometry.shape[2])
+        return Scan(image.volume, nifti.stem(found), "nifti", facts, None, warnings)
+
+
+def inspect_scan(path: Path, series: str | None = None) -> Inspection:
+    """List what is there, which series would be taken and why; arguments and errors as :func:`read_scan`.
+
+    An unfit or ambiguous choice is no error here but the ``problem``.
+    """
+    with _opened(path) as found:
+        if isinstance(found, Path):
+            image = nifti.read_image(found)
+            facts = {"number": 1, "type": image.volume.array.dtype.name, "warnings": list(image.warnings)}
+            entry = facts | _geometry_facts(image.volume.geometry)
+            return Inspection("nifti", (entry,), 1, "the only image", None, 0)
+        entries = tuple(_series_facts(s) | {"uid": s.kind.uid} for s in found.series)
+        try:
+            chosen, reason = dicom.choose_series(found.series, series)
+        except LlsError as problem:
+            return Inspection("dicom", entries, None, problem.found, problem, found.ignored)
+        return Inspection("dicom", entries, chosen.number, reason, None, found.ignored)
+
+
+def _read_dicom(name: str, found: dicom.Found, wanted: str | None) -> Scan:
+    series, reason = dicom.choose_series(found.series, wanted)
+    volume = dicom.read_series(series)
+    refuse_values(volume.array, f"series {series.number}")
+    facts = _series_facts(series) | {
+        "why": reason,
+        "n_series": len(found.series),
+        "ignored_files": found.ignored,
+        "type": volume.array.dtype.name,
+    }
+    warnings = list(_single_slice(series.n_slices))
+    if series.kind.modality != "MR":
+        warnings.append(f"the modality is {series.kind.modality or 'not given'}, not MR")
+    return Scan(volume, name, "dicom", facts, series.laterality, tuple(warnings))
+
+
+def _single_slice(slices: int) -> tuple[str, ...]:
+    return ("a single slice: volumes and meshes of it mean little",) if slices == 1 else ()
+
+
+def _series_facts(series: dicom.Series) -> dict[str, Any]:
+    kind, pixels = series.kind, series.planes[0].pixels
+    facts: dict[str, Any] = {
+        "number": series.number,
+        "description": kind.description,
+        "modality": kind.modality,
+        "image_type": list(kind.image_type),
+        "plane": series.orientation,
+        "echo": kind.echo,
+        "laterality": series.laterality,
+        "volumes": len(series.volumes),
+        "volume": series.volume,
+        "files": len(series.files),
+        "bits": pixels.stored,
+        "signed": pixels.signed,
+        "transfer_syntax": pixels.syntax,
+        "shape": [kind.columns, kind.rows, series.n_slices],
+        "spacing_mm": [round(s, 6) for s in series.spacing or ()],
+        "problem": series.problem.found if series.problem else None,
+    }
+    if series.problem is None:
+        facts |= _geometry_facts(dicom_stack.stack_geometry(series.planes))
+    return facts
+
+
+def _geometry_facts(geometry: Geometry) -> dict[str, Any]:
+    return {
+        "shape": list(geometry.shape),
+        "spacing_mm": [round(s, 6) for s in geometry.voxel_sizes],
+        "orientation": geometry.orientation,
+        "affine": geometry.affine.tolist(),
+    }
+
+
+def _dicom_name(path: Path) -> str:
+    """Return the stem of a single file; folders and zips are often called after the patient: ``scan``."""
+    return "scan" if path.is_dir() or _is_zip(path) else path.stem
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[dicom.Found | Path]:
+    """Yield the DICOM series or the one NIfTI that a path holds; of a zip, as long as it is unpacked."""
+    _refuse_missing(path)
+    if path.is_file() and nifti.is_nifti(path):
+        yield path
+    elif path.is_file() and _is_zip(path):
+        with tempfile.TemporaryDirectory(prefix="lls-") as temporary:
+            _unpack(path, Path(temporary))
+            yield _contents(Path(temporary), path.name)
+    else:
+        yield _contents(path, path.name or str(path))
+
+
+def _refuse_missing(path: Path) -> None:
+    try:
+        there = path.exists()
+    except PermissionError as error:
+        raise ScanError(f"no permission to read {path}", fix="change its permissions") from error
+    if not there:
+        raise ScanError(f"{path} is not there", "a file or folder", "check the path")
+
+
+def _contents(place: Path, name: str) -> dicom.Found | Path:
+    found = dicom.search(place)
+    if found.series:
+        return found
+    if place.is_file():
+        raise ScanError(f"{name} is no image", "DICOM, a zip of DICOM, .nii or .nii.gz")
+    images = sorted(p for p in place.rglob("*") if p.is_file() and nifti.is_nifti(p))
+    if len(images) == 1:
+        return images[0]
+    if images:
+        names = ", ".join(p.name for p in images[:5])
+        raise ScanError(f"{name} holds {len(images)} NIfTI files ({names})", "one scan", "name one of them")
+    if not found.ignored:
+        raise ScanError(f"{name} is empty", "a scan", "check the path")
+    raise ScanError(f"{name} holds {found.ignored} files, none of which is an image", "DICOM or one NIfTI")
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" or (not path.suffix and zipfile.is_zipfile(path))
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Unpack every file into a numbered folder of its own, so that no name can lead elsewhere."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if not m.is_dir()]
+            for member in members:
+                _refuse_member(path, member)
+            needed, free = sum(m.file_size for m in members), shutil.disk_usage(folder).free
+            if needed > free:
+                raise OutputError(f"{path.name} unpacks to {needed} bytes, {free} are free", "more free disk")
+            for number, member in enumerate(members):
+                target = folder / str(number) / PurePosixPath(member.filename).name
+                target.parent.mkdir()
+                with archive.open(member) as source, target.open("wb") as out:
+                    shutil.copyfileobj(source, out)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ScanError(
+            f"{path.name} is no zip file, or a damaged one", "a readable zip", "pack it again"
+        ) from error
+    except OSError as error:
+        raise ScanError(f"cannot unpack {path.name}: {error.strerror or error}") from error
+
+
+def _refuse_member(path: Path, member: zipfile.ZipInfo) -> None:
+    parts = PurePosixPath(member.filename.replace("\\", "/"))
+    link = (member.external_attr >> 16) & 0o170000 == _SYMLINK
+    if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0] or link:
+        raise ScanError(
+            f"{path.name} holds an entry that leads out of it ({member.filename})",
+            "files below the zip's own folder",
+            "do not trust this file",
+        )
+    if member.flag_bits & 1:
+        raise ScanError(
+            f"{path.name} is encrypted", "a zip without password", "unpack it and give the folder"
+        )
