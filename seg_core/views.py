@@ -101,7 +101,7 @@ def choose_levels(labels: npt.NDArray[np.uint8], groups: Sequence[Sequence[int]]
 
 
 def crop_around(view: View, margin_mm: float) -> tuple[slice, slice]:
-    """Return the columns and rows that hold all labels, a margin around them, and no more air than need be."""
+    """Return the columns and rows that hold all labels, a margin around them and little air."""
     moments = list(label_moments(view.labels).values())
     sides = []
     for axis, (first, last) in enumerate(_body_box(view.image)):

@@ -1,0 +1,174 @@
+"""The output folder: complete or not at all.
+
+Files are written into a hidden folder and moved into place at the end, the report last. What fails before or
+during that move leaves the target as it was.
+"""
+
+import errno
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from seg_core.errors import OutputError
+
+
+@contextmanager
+def staged_output(target: str | Path, name: str, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder whose files are moved into ``target`` when the block ends without an error.
+
+    Parameters
+    ----------
+    target : str or Path
+        The folder; made where it is missing. Other files in it are never touched.
+    name : str
+        What the files' names begin with; ``<name>_report.json`` is moved last and lists the others.
+    overwrite : bool, default: False
+        Whether files that an earlier ``<name>_report.json`` lists are replaced; those of them that this run
+        does not write are removed, since the new report would not speak of them.
+
+    Yields
+    ------
+    Path
+        The empty temporary folder, on the same file system as the target.
+
+    Raises
+    ------
+    OutputError
+        If a file exists that may not be replaced, or something cannot be written (rights, full disk).
+        Nothing is left behind, also when any other error or an interruption passes through.
+    """
+    target = Path(target).resolve()
+    made = _make_parents(target)
+    stage = None
+    try:
+        # Inside a folder that is there: it may be a mount point, and files are renamed within a disk only.
+        beside = target if target.is_dir() else target.parent
+        stage = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".partial", dir=beside))
+        yield stage
+        _move_into_place(stage, target, name, overwrite)
+    except OSError as error:
+        raise output_error(error, target) from error
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+        for folder in made:
+            _remove_if_empty(folder)
+
+
+def check_free(target: str | Path, name: str, files: Sequence[str], overwrite: bool = False) -> None:
+    """Refuse, before any work, an output that could not be put in place.
+
+    Parameters
+    ----------
+    target : str or Path
+        The folder.
+    name : str
+        What the files' names begin with.
+    files : sequence of str
+        Names that would be written.
+    overwrite : bool, default: False
+        As for :func:`staged_output`.
+
+    Raises
+    ------
+    OutputError
+        If the target is a file, or one of the files exists and may not be replaced.
+    """
+    target = Path(target)
+    for folder in (target, *target.parents):
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file", "a folder", "choose another folder")
+    replaceable = earlier_outputs(target, name) if overwrite else frozenset()
+    for file in files:
+        path = target / file
+        if not (path.exists() or path.is_symlink()) or file in replaceable:
+            continue
+        if overwrite:
+            raise OutputError(
+                f"{path} exists and no earlier {name}_report.json lists it",
+                "only files of an earlier run are replaced",
+                "move it away, or choose another folder or --name",
+            )
+        raise OutputError(
+            f"{path} exists already",
+            "a folder without it",
+            "choose another folder or --name, or replace an earlier run's files with --overwrite",
+        )
+
+
+def earlier_outputs(target: str | Path, name: str) -> frozenset[str]:
+    """Return the names of the files that an earlier report in the folder lists, the report's own included.
+
+    Only plain names that begin with ``name`` count, so that no report can point outside its own files. Empty
+    where there is no report or it cannot be read.
+    """
+    report = Path(target) / f"{name}_report.json"
+    try:
+        listed = [entry["file"] for entry in json.loads(report.read_text(encoding="utf-8"))["outputs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+    plain = (f for f in listed if isinstance(f, str) and f.startswith(f"{name}_") and _is_plain(f))
+    return frozenset([report.name, *plain])
+
+
+def output_error(error: OSError, target: str | Path) -> OutputError:
+    """Say what a failed write means for the user."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"no space left for {target}", fix="free some space, or choose another disk with -o"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(f"no permission to write {target}", fix="choose a folder that you may write to")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return OutputError(f"{target} or a folder above it is a file", "a folder", "choose another folder")
+    return OutputError(f"{target} cannot be written: {error.strerror or error}", fix="choose another folder")
+
+
+def _is_plain(file: str) -> bool:
+    return Path(file).name == file and "\\" not in file and ":" not in file
+
+
+def _make_parents(target: Path) -> list[Path]:
+    """Make the folders above the target; return those that were made, innermost first."""
+    missing = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        for folder in missing:
+            _remove_if_empty(folder)
+        raise output_error(error, target) from error
+    return missing
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        return
+
+
+def _move_into_place(stage: Path, target: Path, name: str, overwrite: bool) -> None:
+    """Move every file, and on any failure put everything back as it was."""
+    report = f"{name}_report.json"
+    files = sorted((f.name for f in stage.iterdir()), key=lambda f: (f == report, f))
+    check_free(target, name, files, overwrite)
+    new_folder = not target.exists()
+    target.mkdir(exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix="replaced-", dir=stage))
+    replaced = sorted(f for f in earlier_outputs(target, name) if (target / f).is_file()) if overwrite else []
+    moves = [(target / f, aside / f) for f in replaced] + [(stage / f, target / f) for f in files]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for move in moves:
+            done.append(move)
+            move[0].rename(move[1])
+    except BaseException:
+        for source, destination in reversed(done):
+            if not source.exists() and destination.exists():
+                destination.rename(source)
+        if new_folder:
+            _remove_if_empty(target)
+        raise
