@@ -1,0 +1,75 @@
+"""`lls inspect`: which series a scan holds, which would be taken and why."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.console import debug_option, json_option, print_json, table
+
+
+@click.command()
+@click.argument("scan", type=click.Path(path_type=Path))
+@click.option("--series", help="Number, UID or part of the description of the series that is meant.")
+@json_option
+@debug_option
+def inspect(scan: Path, series: str | None, as_json: bool) -> None:
+    """Show which series SCAN holds, which one `lls segment` would take, and why.
+
+    SCAN is a folder of DICOM, a zip of one, a single file, or a NIfTI image.
+    """
+    from seg_core.scan import inspect_scan
+
+    found = inspect_scan(scan, series)
+    if as_json:
+        print_json(
+            {
+                "kind": found.kind,
+                "series": [dict(entry) for entry in found.entries],
+                "taken": found.taken,
+                "reason": found.reason,
+                "ignored_files": found.ignored,
+            }
+        )
+    else:
+        click.echo(_listing(found.entries, found.taken))
+        if found.ignored:
+            click.echo(f"\n  {found.ignored} files without an image were passed over")
+        if found.taken is not None:
+            entry = next(e for e in found.entries if e["number"] == found.taken)
+            click.echo(f"\n  taken: {found.taken} ({found.reason}){_geometry(entry)}")
+    if found.problem is not None:
+        raise found.problem
+
+
+def _listing(entries: tuple[Mapping[str, Any], ...], taken: int | None) -> str:
+    rows = []
+    for entry in entries:
+        mark = click.style(">", fg="green", bold=True) if entry["number"] == taken else " "
+        what = entry.get("description") or ("(no description)" if "description" in entry else "NIfTI")
+        image_type = "\\".join(entry.get("image_type", ())) or "-"
+        rows.append(
+            (
+                f"{mark} {entry['number']}",
+                what,
+                entry.get("plane", "-"),
+                image_type,
+                _times(entry.get("shape"), "{}"),
+                _times(entry.get("spacing_mm"), "{:.4g}"),
+                entry.get("problem") or "",
+            )
+        )
+    return table(("  no", "description", "plane", "image type", "voxels", "mm", ""), rows, left=7)
+
+
+def _times(values: Any, form: str) -> str:
+    return " x ".join(form.format(value) for value in values) if values else "-"
+
+
+def _geometry(entry: Mapping[str, Any]) -> str:
+    if "affine" not in entry:
+        return ""
+    rows = ["".join(f"{value:11.4f}" for value in row) for row in entry["affine"][:3]]
+    axes = f"\n  axes:  {entry['orientation']} (directions in which columns, rows and slices are stored)"
+    return axes + "\n  voxel index to RAS+ mm:\n  " + "\n  ".join(rows)

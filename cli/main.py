@@ -1,0 +1,118 @@
+"""`lls`: the commands, imported on use, and what becomes of errors."""
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from seg_core.errors import LlsError, MemoryLimitError, OutputError
+
+# Name -> where the command is, and its line in `lls --help`, which imports none of them.
+COMMANDS = {
+    "segment": ("cli.segment:segment", "Find the bones in scans: labels, meshes, numbers, a picture."),
+    "inspect": ("cli.inspect:inspect", "Show which series a scan holds, and which would be taken."),
+    "convert": ("cli.convert:convert", "Write a scan, as it was read, as NIfTI."),
+    "info": ("cli.info:info", "Show a model's description."),
+    "evaluate": ("cli.evaluate:evaluate", "Compare label maps with the truth: DSC and volume error."),
+    "phantom": ("cli.phantom:phantom", "Make a synthetic scan of the legs with its true labels."),
+    "demo": ("cli.demo:demo", "Make a small scan, segment it, compare it with the truth."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"lls {version('lls')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+              help="Show the version and exit.")  # fmt: skip
+def lls() -> None:
+    """Find the bones of the leg (tibia, femur, fibula, pelvis) in MRI. For research use."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; what went wrong stands on standard error."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        result = lls.main(args=list(arguments), prog_name="lls", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: nothing was left half-written", err=True)
+        return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            import traceback
+
+            traceback.print_exc()
+        return _explain(error)
+
+
+def as_lls_error(error: BaseException) -> LlsError | None:
+    """Return what an exception means in our own terms; None where it is not foreseen."""
+    if isinstance(error, LlsError):
+        return error
+    if isinstance(error, MemoryError):
+        return MemoryLimitError("not enough memory", fix="close other programs, or use a machine with more")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError("no space left on the disk", fix="free some space, or choose another disk")
+    return None
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    known = as_lls_error(error)
+    if known is None:
+        text = " ".join(str(error).split())
+        click.echo(f"unexpected error: {type(error).__name__}: {text} (use --debug for details)", err=True)
+        return 1
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {known}", err=True)
+    return known.exit_code
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # unlike the default, this lets temporary folders be removed
+
+
+def main() -> Any:
+    """Run `lls` as a program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run())
