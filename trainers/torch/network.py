@@ -73,8 +73,8 @@ def _import_smp() -> Any:
 def torchvision_operators() -> torch.library.Library | None:
     """Let torchvision import where it has no binary for the installed build of torch.
 
-    Its import registers fake kernels for two of its compiled operators and fails where those do not exist; smp
-    imports it, but never calls them. They are declared only where torchvision's own library has not brought them.
+    Its import registers fake kernels for two of its compiled operators and fails where those do not exist;
+    smp imports it, but never calls them. They are declared only where torchvision's own library is missing.
     """
     try:
         import torchvision  # type: ignore[import-untyped]  # noqa: F401
