@@ -1,0 +1,260 @@
+"""The adaptive denoiser (report 4.7): small pieces go and holes close, slice by slice; then loose parts go.
+
+A piece is judged by its own class in its own slice, so that the fibula is not judged by the tibia.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.components import IntArray, Labels, find_components, find_root, link_lines, unite
+from seg_core.errors import UsageError
+from seg_core.model_spec import Denoise
+
+_OPEN = 256  # a hole that reaches the border of the slice or touches several classes
+
+
+@dataclass(frozen=True, eq=False)
+class Removed:
+    """What the denoiser changed, for each class; index 0 (background) stays 0.
+
+    Parameters
+    ----------
+    components : ndarray of int64, (n_classes + 1,)
+        Number of pieces that became background.
+    voxels : ndarray of int64, (n_classes + 1,)
+        How many voxels they had.
+    filled : ndarray of int64, (n_classes + 1,)
+        Voxels of holes that became the class.
+    """
+
+    components: IntArray
+    voxels: IntArray
+    filled: IntArray
+
+    def __add__(self, other: "Removed") -> "Removed":
+        return Removed(
+            self.components + other.components, self.voxels + other.voxels, self.filled + other.filled
+        )
+
+
+def denoise_slices(labels: Labels, n_classes: int, params: Denoise) -> tuple[Labels, Removed]:
+    """Remove small pieces from each slice and fill holes.
+
+    A connected piece of a class with fewer pixels than ``max(fraction * pixels of that class in the slice,
+    minimum_pixels)`` becomes background. Then holes, background that does not reach the border of the slice,
+    become the class around them (the marrow in a ring of cortex). A hole that touches several classes is
+    left: between femur and pelvis, or tibia and fibula, it is cartilage or muscle. Holes are connected by 4
+    neighbours where pieces are by 8, and by 8 where pieces are by 4 (as in digital topology).
+
+    Parameters
+    ----------
+    labels : ndarray of uint8, (slice, row, column), any memory order
+        Classes 0 to ``n_classes``. May be empty. Slices do not influence each other.
+    n_classes : int
+        Number of classes without the background.
+    params : Denoise
+        ``fraction``, ``minimum_pixels`` and ``connectivity`` are used.
+
+    Returns
+    -------
+    ndarray of uint8
+        Cleaned copy, in the same memory order.
+    Removed
+        Counts over all slices.
+
+    Raises
+    ------
+    UsageError
+        If the array's type, number of axes, a value or the connectivity is another.
+    """
+    _check(labels, n_classes)
+    if params.connectivity not in (4, 8):
+        raise UsageError(f"connectivity {params.connectivity} in a slice", "4 or 8")
+    result = labels.copy(order="K")
+    counts = np.zeros((3, n_classes + 1), np.int64)
+    highest = _denoise(
+        result, float(params.fraction), float(params.minimum_pixels), int(params.connectivity == 8), counts
+    )
+    _check_values(highest, n_classes)
+    return result, Removed(*counts)
+
+
+def denoise_volume(labels: Labels, n_classes: int, fraction: float) -> tuple[Labels, Removed]:
+    """Remove the components of a class that are far smaller than its largest one.
+
+    The share is that of the class's largest component, not of all its voxels: networks know bones and not
+    sides, so that the right and the left tibia are two large components of one class, and both stay.
+
+    Parameters
+    ----------
+    labels : ndarray of uint8, (i, j, k), any memory order
+        Classes 0 to ``n_classes``. May be empty.
+    n_classes : int
+        Number of classes without the background.
+    fraction : float
+        A component (26 neighbours) with less than this share of the largest one's voxels becomes background.
+
+    Returns
+    -------
+    ndarray of uint8
+        Cleaned copy, in the same memory order.
+    Removed
+        Counts; nothing is filled.
+
+    Raises
+    ------
+    UsageError
+        If the array's type, number of axes or a value is another.
+    """
+    _check(labels, n_classes)
+    components = find_components(labels, 26)
+    _check_values(int(components.labels.max(initial=0)), n_classes)
+    largest = np.zeros(n_classes + 1, np.int64)
+    np.maximum.at(largest, components.labels, components.sizes)
+    drop = components.sizes < fraction * largest[components.labels]
+    classes, sizes = components.labels[drop], components.sizes[drop]
+    counts = np.zeros((3, n_classes + 1), np.int64)
+    np.add.at(counts[0], classes, 1)
+    np.add.at(counts[1], classes, sizes)
+    return components.remove(labels, drop), Removed(*counts)
+
+
+def _check(labels: npt.NDArray[np.uint8], n_classes: int) -> None:
+    if labels.dtype != np.uint8 or labels.ndim != 3:
+        raise UsageError(f"labels of {labels.dtype} with {labels.ndim} axes", "uint8 with 3 axes")
+    if not 1 <= n_classes <= 255:
+        raise UsageError(f"{n_classes} classes", "1 to 255")
+
+
+def _check_values(highest: int, n_classes: int) -> None:
+    if highest > n_classes:
+        raise UsageError(f"label value {highest}", f"at most {n_classes}, the number of classes")
+
+
+@numba.njit(cache=True, nogil=True)
+def _denoise(stack, fraction, minimum, reach, counts):  # type: ignore[no-untyped-def]
+    """Clean the slices in place; return the highest value, beyond the classes' if one is (then stop)."""
+    slices, rows, columns = stack.shape
+    offsets = np.zeros(rows + 1, np.int64)
+    starts, ends = np.empty(rows * columns, np.int32), np.empty(rows * columns, np.int32)
+    classes, parent = np.empty(rows * columns, np.uint8), np.empty(rows * columns, np.int32)
+    extra = np.empty(rows * columns, np.int32)
+    runs = (offsets, starts, ends, classes, parent)
+    for s in range(slices):
+        image = stack[s]
+        highest = _encode(image, runs)
+        if highest >= counts.shape[1]:
+            return highest
+        if highest == 0:
+            continue
+        _remove_small(image, runs, extra, fraction, minimum, reach, counts)
+        _mark_holes(rows, columns, runs, extra, 1 - reach)
+        _fill_holes(image, runs, extra, counts)
+    return 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _encode(image, runs):  # type: ignore[no-untyped-def]
+    """Cut each row into runs of one value, background too; return the highest value."""
+    offsets, starts, ends, classes, parent = runs
+    rows, columns = image.shape
+    run, highest = 0, 0
+    for r in range(rows):
+        c = 0
+        while c < columns:
+            value = image[r, c]
+            starts[run], classes[run], parent[run] = c, value, run
+            highest = max(highest, value)
+            c += 1
+            while c < columns and image[r, c] == value:
+                c += 1
+            ends[run] = c
+            run += 1
+        offsets[r + 1] = run
+    return highest
+
+
+@numba.njit(cache=True, nogil=True)
+def _remove_small(image, runs, sizes, fraction, minimum, reach, counts):  # type: ignore[no-untyped-def]
+    """Unite the pieces, and make the small ones background, in the image and in the runs."""
+    offsets, starts, ends, classes, parent = runs
+    rows = image.shape[0]
+    total = np.zeros(counts.shape[1], np.int64)
+    for r in range(1, rows):
+        lines = (offsets[r - 1], offsets[r], offsets[r], offsets[r + 1])
+        link_lines(starts, ends, classes, parent, lines, reach)
+    sizes[: offsets[rows]] = 0
+    for run in range(offsets[rows]):
+        sizes[find_root(parent, run)] += ends[run] - starts[run]
+        total[classes[run]] += ends[run] - starts[run]
+    for r in range(rows):
+        for run in range(offsets[r], offsets[r + 1]):
+            value, root = classes[run], parent[run]
+            # A root comes before its runs: its class may be 0 by now, its size is still the piece's.
+            if value == 0 or sizes[root] >= max(fraction * total[value], minimum):
+                continue
+            counts[0, value] += root == run
+            counts[1, value] += ends[run] - starts[run]
+            image[r, starts[run] : ends[run]] = 0
+            classes[run] = 0
+    for run in range(offsets[rows]):
+        parent[run] = run
+
+
+@numba.njit(cache=True, nogil=True)
+def _mark_holes(rows, columns, runs, around, reach):  # type: ignore[no-untyped-def]
+    """Unite the background; ``around`` becomes the one class that a run of it touches, 0, or _OPEN."""
+    offsets, starts, ends, classes, parent = runs
+    for r in range(rows):
+        for run in range(offsets[r], offsets[r + 1]):
+            edge = r == 0 or r == rows - 1 or starts[run] == 0 or ends[run] == columns
+            around[run] = _OPEN if edge else 0
+            if run > offsets[r]:
+                _meet(run - 1, run, classes, parent, around)
+        if r == 0:
+            continue
+        first = offsets[r - 1]
+        for run in range(offsets[r], offsets[r + 1]):
+            while first < offsets[r] and ends[first] + reach <= starts[run]:
+                first += 1
+            other = first
+            while other < offsets[r] and starts[other] < ends[run] + reach:
+                _meet(other, run, classes, parent, around)
+                other += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _meet(first, second, classes, parent, around):  # type: ignore[no-untyped-def]
+    a, b = classes[first], classes[second]
+    if a == 0 and b == 0:
+        unite(parent, first, second)
+    elif a == 0:
+        _touch(around, first, b)
+    elif b == 0:
+        _touch(around, second, a)
+
+
+@numba.njit(cache=True, nogil=True)
+def _touch(around, run, value):  # type: ignore[no-untyped-def]
+    if around[run] == 0:
+        around[run] = value
+    elif value != 0 and around[run] != value:
+        around[run] = _OPEN
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_holes(image, runs, around, counts):  # type: ignore[no-untyped-def]
+    offsets, starts, ends, classes, parent = runs
+    rows = image.shape[0]
+    for run in range(offsets[rows]):
+        if classes[run] == 0:
+            _touch(around, find_root(parent, run), around[run])
+    for r in range(rows):
+        for run in range(offsets[r], offsets[r + 1]):
+            value = around[find_root(parent, run)]
+            if classes[run] == 0 and 0 < value < _OPEN:
+                image[r, starts[run] : ends[run]] = value
+                counts[2, value] += ends[run] - starts[run]

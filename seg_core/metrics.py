@@ -1,0 +1,214 @@
+"""How well two label maps agree: Dice similarity and volume error of every class (report 4.8)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.errors import GeometryError, UsageError
+from seg_core.geometry import FloatArray, LabelMap
+from seg_core.memory_order import slabs
+
+IntArray = npt.NDArray[np.int64]
+_WORD = 8  # bytes compared at once
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Agreement of a prediction with the truth; all arrays (n_labels,), for the values 1 to n_labels.
+
+    Parameters
+    ----------
+    dsc : ndarray of float64
+        Dice similarity coefficient ``2 |P and T| / (|P| + |T|)``; 0 if only one of the two is empty, NaN if
+        both are: such a class is left out of means, as MONAI's DiceMetric does by default.
+    volume_error_cm3 : ndarray of float64
+        ``| |P| - |T| |`` in cm3; 0 if both are empty.
+    predicted_cm3, true_cm3 : ndarray of float64
+        Volumes.
+    predicted_voxels, true_voxels, common_voxels : ndarray of int64
+        Counts |P|, |T| and |P and T|.
+    """
+
+    dsc: FloatArray
+    volume_error_cm3: FloatArray
+    predicted_cm3: FloatArray
+    true_cm3: FloatArray
+    predicted_voxels: IntArray
+    true_voxels: IntArray
+    common_voxels: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Mean and sample standard deviation (n - 1) over subjects; all arrays (n_labels,).
+
+    Parameters
+    ----------
+    dsc_mean, dsc_sd : ndarray of float64
+        Over the subjects in whose prediction or truth the class occurs; the mean is NaN without one, the
+        deviation NaN without two.
+    volume_error_mean_cm3, volume_error_sd_cm3 : ndarray of float64
+        The same over the same subjects.
+    subjects : ndarray of int64
+        How many these were.
+    """
+
+    dsc_mean: FloatArray
+    dsc_sd: FloatArray
+    volume_error_mean_cm3: FloatArray
+    volume_error_sd_cm3: FloatArray
+    subjects: IntArray
+
+
+def evaluate(
+    predicted: LabelMap | npt.NDArray[Any],
+    truth: LabelMap | npt.NDArray[Any],
+    n_labels: int | None = None,
+    voxel_volume_mm3: float | None = None,
+) -> Scores:
+    """Compare two label maps on one grid, all classes in one pass.
+
+    Parameters
+    ----------
+    predicted, truth : LabelMap or ndarray of uint8, (i, j, k)
+        Both of the same kind, in any memory order; not copied as a whole. Other integers are converted.
+        May be empty.
+    n_labels : int, optional
+        Highest label value, at most 255; for label maps that of their names, by default.
+    voxel_volume_mm3 : float, optional
+        Volume of a voxel; for label maps that of the truth's geometry, by default.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    GeometryError
+        If the two do not lie on the same grid (arrays: have not the same shape).
+    UsageError
+        If a value is not in 0 to ``n_labels``, or an argument is missing or impossible.
+    """
+    if isinstance(predicted, LabelMap) and isinstance(truth, LabelMap):
+        _check_grids(predicted, truth)
+        if n_labels is None:
+            n_labels = max([*predicted.labels, *truth.labels], default=0)
+        if voxel_volume_mm3 is None:
+            voxel_volume_mm3 = truth.geometry.voxel_volume
+        predicted, truth = predicted.array, truth.array
+    if isinstance(predicted, LabelMap) or isinstance(truth, LabelMap):
+        raise UsageError("a label map and an array", "two label maps or two arrays")
+    if n_labels is None or voxel_volume_mm3 is None or not (0 < n_labels < 256 and voxel_volume_mm3 > 0):
+        raise UsageError(
+            f"{n_labels} labels and voxels of {voxel_volume_mm3} mm3", "1 to 255 labels, a positive volume"
+        )
+    if predicted.shape != truth.shape:
+        raise GeometryError(f"arrays of shape {predicted.shape} and {truth.shape}", "equal shapes")
+    return _scores(_count(_as_bytes(predicted), _as_bytes(truth), n_labels), voxel_volume_mm3)
+
+
+def _check_grids(predicted: LabelMap, truth: LabelMap) -> None:
+    if not predicted.geometry.is_close(truth.geometry):
+        raise GeometryError(
+            f"a prediction on a grid of {predicted.geometry.shape} and a truth on {truth.geometry.shape} "
+            "that lie in different places",
+            "the same shape and affine",
+            "resample one onto the other's grid",
+        )
+
+
+def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "bui" or (array.size and not 0 <= int(array.min()) <= int(array.max()) < 256):
+        raise UsageError(f"labels of {array.dtype}", "integers from 0 to 255")
+    return array.astype(np.uint8)
+
+
+def _count(predicted: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], n_labels: int) -> IntArray:
+    """Return |P|, |T| and |P and T| of the values 1 to n_labels, (3, n_labels)."""
+    counts = np.zeros((3, 256), np.int64)
+    for p, t in slabs(predicted, truth):
+        whole = p.size - p.size % _WORD
+        _count_words(p[:whole].view(np.uint64), t[:whole].view(np.uint64), p, t, counts)
+        _count_bytes(p[whole:], t[whole:], counts)
+    if counts[:, n_labels + 1 :].any():
+        highest = int(np.flatnonzero(counts.any(axis=0)).max())
+        raise UsageError(f"label value {highest}", f"at most {n_labels}")
+    return counts[:, 1 : n_labels + 1]
+
+
+def _scores(counts: IntArray, voxel_volume_mm3: float) -> Scores:
+    p, t, both = (row.copy() for row in counts)
+    dsc = np.full(p.shape, np.nan)
+    np.divide(2 * both, p + t, out=dsc, where=p + t > 0)
+    cm3 = voxel_volume_mm3 / 1000
+    return Scores(dsc, np.abs(p - t) * cm3, p * cm3, t * cm3, p, t, both)
+
+
+def summarise(scores: Sequence[Scores]) -> Summary:
+    """Return mean and standard deviation over subjects.
+
+    Parameters
+    ----------
+    scores : sequence of Scores
+        One a subject, at least one, all with the same number of labels.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    UsageError
+        If there is none, or their numbers of labels differ.
+    """
+    if len({score.dsc.size for score in scores}) != 1:
+        raise UsageError(f"scores of {len(scores)} subjects", "at least one, all with the same labels")
+    dsc = np.stack([score.dsc for score in scores])
+    there = ~np.isnan(dsc)
+    error = np.stack([score.volume_error_cm3 for score in scores])
+    return Summary(*_mean_sd(dsc, there), *_mean_sd(error, there), there.sum(axis=0))
+
+
+def _mean_sd(values: FloatArray, there: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    mean, sd = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    for label in range(values.shape[1]):
+        sample = values[there[:, label], label]
+        if sample.size > 0:
+            mean[label] = sample.mean()
+        if sample.size > 1:
+            sd[label] = sample.std(ddof=1)
+    return mean, sd
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_words(p_words, t_words, p, t, counts):  # type: ignore[no-untyped-def]
+    """Count eight equal voxels at once: most of a scan is air, most of the rest inside a bone."""
+    repeat = np.uint64(0x0101010101010101)
+    for word in range(p_words.size):
+        a, b = p_words[word], t_words[word]
+        if a | b == 0:
+            continue
+        value = a & np.uint64(255)
+        if a == b and a == value * repeat:
+            counts[0, value] += 8
+            counts[1, value] += 8
+            counts[2, value] += 8
+            continue
+        for index in range(8 * word, 8 * word + 8):
+            counts[0, p[index]] += 1
+            counts[1, t[index]] += 1
+            counts[2, p[index]] += p[index] == t[index]
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_bytes(p, t, counts):  # type: ignore[no-untyped-def]
+    for index in range(p.size):
+        counts[0, p[index]] += 1
+        counts[1, t[index]] += 1
+        counts[2, p[index]] += p[index] == t[index]
