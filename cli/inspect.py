@@ -17,7 +17,8 @@ from cli.console import debug_option, json_option, print_json, table
 def inspect(scan: Path, series: str | None, as_json: bool) -> None:
     """Show which series SCAN holds, which one `lls segment` would take, and why.
 
-    SCAN is a folder of DICOM, a zip of one, a single file, or a NIfTI image.
+    SCAN is a folder of DICOM, a zip of one, a single file, or a NIfTI image. That none would be taken is an
+    answer, not an error.
     """
     from seg_core.scan import inspect_scan
 
@@ -28,7 +29,7 @@ def inspect(scan: Path, series: str | None, as_json: bool) -> None:
                 "kind": found.kind,
                 "series": [dict(entry) for entry in found.entries],
                 "taken": found.taken,
-                "reason": found.reason,
+                "reason": found.reason.splitlines()[0],
                 "ignored_files": found.ignored,
             }
         )
@@ -39,8 +40,9 @@ def inspect(scan: Path, series: str | None, as_json: bool) -> None:
         if found.taken is not None:
             entry = next(e for e in found.entries if e["number"] == found.taken)
             click.echo(f"\n  taken: {found.taken} ({found.reason}){_geometry(entry)}")
-    if found.problem is not None:
-        raise found.problem
+        if found.problem is not None:
+            fix = f"; {found.problem.fix}" if found.problem.fix else ""
+            click.echo(f"\n  none is taken: {found.reason.splitlines()[0]}{fix}")
 
 
 def _listing(entries: tuple[Mapping[str, Any], ...], taken: int | None) -> str:
