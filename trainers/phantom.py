@@ -1,0 +1,207 @@
+"""Legs to segment: an MR DICOM series of a synthetic person, with the truth beside it."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.errors import OutputError, UsageError
+from seg_core.geometry import Geometry, LabelMap, Volume
+from seg_core.nifti import write_labels
+from seg_core.ply import Mesh, write_ply
+from trainers.anatomy import Anatomy, AnatomyConfig, make_anatomy
+from trainers.dicom_writer import SeriesInfo, write_series
+from trainers.draw import Drawing, draw_scan, scan_geometry, true_labels
+from trainers.mr import Contrast, draw_hard_look, draw_look
+from trainers.soft_tissue import draw_body
+
+_AIR_BELOW_MM = 12.0
+# Median stature of girls and boys together, cm: Kuczmarski et al., CDC growth charts, 2000.
+_AGES = (4.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
+_STATURES_CM = (102.0, 115.0, 122.0, 128.0, 138.5, 150.0, 162.0, 168.0, 170.0)
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """A synthetic person and how he is scanned.
+
+    Parameters
+    ----------
+    seed : int
+        Of everything that is drawn; the same seed gives the same bytes.
+    subject : int, optional
+        One of the 26 measured subjects instead of a draw.
+    bones : str, optional
+        Folder of meshes (``right_tibia.ply`` ...) instead of a draw.
+    stature_cm, scale : float, optional
+        Body height, or factor on the adult bones; drawn between 110 and 175 cm by default.
+    size : int
+        Rows and columns of a slice.
+    pixel_mm, slice_mm : float
+        Distance of pixels and of slices, mm.
+    slices : int, optional
+        Number of slices; from the feet upwards; to above the hip by default.
+    trunk_mm : float
+        Trunk above the hip bones in view, mm, when ``slices`` is not given.
+    difficulty : {"ordinary", "hard"}
+        Noise, shading, blur and motion.
+    contrast : {"water", "in_phase", "fat"}
+        The scan's look.
+    """
+
+    seed: int = 0
+    subject: int | None = None
+    bones: str | None = None
+    stature_cm: float | None = None
+    scale: float | None = None
+    size: int = 512
+    pixel_mm: float = 0.9375
+    slice_mm: float = 3.0
+    slices: int | None = None
+    trunk_mm: float = 90.0
+    difficulty: Literal["ordinary", "hard"] = "ordinary"
+    contrast: Contrast = "water"
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.pixel_mm, self.slice_mm, self.slices or 1) <= 0:
+            raise UsageError("a size, spacing or number of slices that is not positive", "numbers above 0")
+        if self.subject is not None and self.bones is not None:
+            raise UsageError("both a subject and a folder of bones", "one of them")
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A scan with its truth.
+
+    Parameters
+    ----------
+    volume : Volume
+        int16 intensities, axial.
+    labels : LabelMap
+        The true bones on the same grid.
+    anatomy : Anatomy
+        The surfaces behind them.
+    facts : mapping
+        How it was made, as JSON.
+    """
+
+    volume: Volume
+    labels: LabelMap
+    anatomy: Anatomy
+    facts: Mapping[str, Any]
+
+
+def make_phantom(config: PhantomConfig, threads: int = 2) -> Phantom:
+    """Draw a person and scan him; the same for every number of threads.
+
+    Raises
+    ------
+    MissingPackageError
+        If the shape model's package is not installed and no folder of bones is given.
+    """
+    rng = np.random.default_rng([config.seed, 0])
+    anatomy_config, drawing = _draw(config, rng)
+    # A scanner's axes begin anywhere in the patient.
+    anatomy = _moved(make_anatomy(anatomy_config), rng.uniform(-150, 150, 3))
+    geometry = _field_of_view(anatomy, config, rng)
+    volume = draw_scan(anatomy, geometry, drawing, threads)
+    facts = {
+        "schema": 1,
+        "config": asdict(config),
+        "anatomy": _plain(anatomy_config),
+        "drawing": asdict(drawing),
+        "affine": geometry.affine.tolist(),
+        "shape": list(geometry.shape),
+        "note": "synthetic; a scaled adult is a proxy for a child",
+    }
+    return Phantom(volume, true_labels(anatomy, geometry), anatomy, facts)
+
+
+def write_phantom(phantom: Phantom, folder: Path, overwrite: bool = False) -> None:
+    """Write ``dicom/``, ``labels.nii.gz``, ``masks/``, ``meshes/`` and ``phantom.json``, all or nothing.
+
+    Raises
+    ------
+    OutputError
+        If the folder exists and is not an earlier phantom to be overwritten, or cannot be written.
+    """
+    if folder.exists() and not (overwrite and (folder / "phantom.json").is_file()):
+        raise OutputError(
+            f"{folder.name} exists", "a new folder", "choose another, or --overwrite an earlier phantom"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".lls-", dir=folder.parent) as temporary:
+            made = Path(temporary) / "phantom"
+            _write_parts(phantom, made)
+            if folder.exists():
+                shutil.rmtree(folder)
+            made.rename(folder)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {folder.name}: {error.strerror}", fix="choose another folder"
+        ) from error
+
+
+def _draw(config: PhantomConfig, rng: np.random.Generator) -> tuple[AnatomyConfig, Drawing]:
+    """Draw what the configuration leaves open."""
+    stature = config.stature_cm
+    if stature is None and config.scale is None:
+        stature = float(rng.uniform(110, 175))
+    anatomy = AnatomyConfig(
+        seed=config.seed,
+        subject=config.subject,
+        bones=Path(config.bones) if config.bones is not None else None,
+        stature_cm=stature,
+        scale=config.scale,
+    )
+    height = stature if stature is not None else 172.0 * (config.scale or 1.0)
+    age = float(np.interp(height, _STATURES_CM, _AGES))
+    look = (draw_hard_look if config.difficulty == "hard" else draw_look)(rng, config.contrast)
+    return anatomy, Drawing(draw_body(rng), look, age)
+
+
+def _field_of_view(anatomy: Anatomy, config: PhantomConfig, rng: np.random.Generator) -> Geometry:
+    """Both legs in the middle, from below the feet; axes that begin anywhere."""
+    points = np.concatenate([mesh.vertices_mm for mesh in anatomy.bones.values()])
+    everything = np.concatenate([points, *(mesh.vertices_mm for mesh in anatomy.others.values())])
+    low, high = points.min(0), points.max(0)
+    bottom = everything[:, 2].min() - _AIR_BELOW_MM
+    slices = config.slices or int(np.ceil((high[2] + config.trunk_mm - bottom) / config.slice_mm))
+    centre = (low + high) / 2 + np.append(rng.uniform(-12, 12, 2), 0)
+    centre[2] = bottom + slices * config.slice_mm / 2
+    return scan_geometry(centre, config.size, config.pixel_mm, slices, config.slice_mm)
+
+
+def _moved(anatomy: Anatomy, by_mm: npt.NDArray[np.float64]) -> Anatomy:
+    def move(meshes: Mapping[str, Mesh]) -> dict[str, Mesh]:
+        return {name: Mesh(mesh.vertices_mm + by_mm, mesh.faces) for name, mesh in meshes.items()}
+
+    landmarks = {name: point + by_mm for name, point in anatomy.landmarks.items()}
+    return replace(anatomy, bones=move(anatomy.bones), others=move(anatomy.others), landmarks=landmarks)
+
+
+def _plain(anatomy: AnatomyConfig) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(anatomy).items()}
+
+
+def _write_parts(phantom: Phantom, folder: Path) -> None:
+    (folder / "masks").mkdir(parents=True)
+    (folder / "meshes").mkdir()
+    seed = phantom.facts["config"]["seed"]
+    description = f"{phantom.facts['config']['contrast']} phantom"
+    write_series(folder / "dicom", phantom.volume, SeriesInfo(seed=str(seed), description=description))
+    write_labels(folder / "labels.nii.gz", phantom.labels)
+    for value, name in phantom.labels.labels.items():
+        if name in phantom.anatomy.bones:
+            mask = (phantom.labels.array == value).astype(np.uint8)
+            one = LabelMap(mask, phantom.labels.geometry, {1: name})
+            write_labels(folder / "masks" / f"{name}.nii.gz", one)
+            write_ply(folder / "meshes" / f"{name}.ply", phantom.anatomy.bones[name])
+    (folder / "phantom.json").write_text(json.dumps(phantom.facts, indent=1, sort_keys=True) + "\n")

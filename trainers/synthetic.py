@@ -1,0 +1,123 @@
+"""Training data from drawn legs: a slice cache that grows while a training reads it.
+
+    python -m trainers.synthetic --out CACHE --people 60 --first-seed 100000
+
+A slice is prepared as the runner prepares it; its labels are drawn on the network's own pixels, by the rule
+that a pixel is inside when its centre is. Only the rows and columns around the body are kept.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.geometry import Geometry
+from seg_core.intensity import intensity_window, scale
+from seg_core.labels import BONES
+from seg_core.model_spec import Normalisation
+from seg_core.resize import resize_bilinear
+from trainers.cache import CacheIndex, SliceCacheWriter
+from trainers.draw import true_labels
+from trainers.phantom import PhantomConfig, make_phantom
+
+NORMALISATION = Normalisation("percentile", 1.0, 99.5)
+PIXEL_MM = 1.875
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Part of the slice that is kept, in pixels of 1.875 mm; multiples of 32."""
+
+    rows: int = 128
+    columns: int = 224
+
+
+def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomConfig:
+    """Draw a scan for training; of one of the subjects, else of a draw from the training basis."""
+    rng = np.random.default_rng([seed, 5])
+    return PhantomConfig(
+        seed=seed,
+        subject=int(rng.choice(subjects)) if subjects else None,
+        stature_cm=float(rng.uniform(108, 178)),
+        slice_mm=float(rng.uniform(4.5, 6.5)),
+        trunk_mm=float(rng.uniform(20, 150)),
+        difficulty="hard" if rng.random() < 0.15 else "ordinary",
+        contrast="in_phase" if rng.random() < 0.08 else "water",
+    )
+
+
+def training_slices(
+    config: PhantomConfig, frame: Frame, threads: int = 1
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Draw a person and prepare the slices for training.
+
+    Returns
+    -------
+    images : ndarray of float32, (slices, rows, columns)
+        In [0, 1].
+    labels : ndarray of uint8, (slices, rows, columns)
+        The bone, 0 to 4, whatever its side.
+    """
+    phantom = make_phantom(config, threads)
+    stored = phantom.volume.array.T
+    low, high = intensity_window(phantom.volume.array, NORMALISATION)
+    size = round(config.size * config.pixel_mm / PIXEL_MM)
+    images = resize_bilinear(scale(stored, low, high), (size, size))
+    labels = true_labels(phantom.anatomy, _resized(phantom.volume.geometry, size)).array.T
+    bone = np.where(labels > len(BONES), labels - len(BONES), labels).astype(np.uint8)
+    window = _window(bone.any(0), frame)
+    return images[:, *window], np.ascontiguousarray(bone[:, *window])
+
+
+def _resized(geometry: Geometry, size: int) -> Geometry:
+    """Return the grid of ``size`` pixels over the same square slices."""
+    factor = geometry.shape[0] / size
+    affine = geometry.affine.copy()
+    affine[:3, :2] *= factor
+    affine[:3, 3] = geometry.to_world(((factor - 1) / 2, (factor - 1) / 2, 0))
+    return Geometry((size, size, geometry.shape[2]), affine)
+
+
+def _window(any_bone: npt.NDArray[np.bool_], frame: Frame) -> tuple[slice, slice]:
+    """Frame around the bones of the whole scan, within the slice."""
+    window = []
+    for axis, length in ((1, frame.rows), (0, frame.columns)):
+        inside = np.flatnonzero(any_bone.any(axis))
+        middle = (inside[0] + inside[-1]) // 2
+        total = any_bone.shape[1 - axis]
+        start = int(np.clip(middle - length // 2, 0, max(total - length, 0)))
+        window.append(slice(start, start + length))
+    return window[0], window[1]
+
+
+def main() -> None:
+    """Append people to a cache."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--people", type=int, required=True)
+    parser.add_argument("--first-seed", type=int, required=True)
+    parser.add_argument(
+        "--subjects", type=int, nargs="*", default=[], help="measured subjects instead of draws"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    frame = Frame()
+    index = CacheIndex((frame.rows, frame.columns), BONES, meta={"pixel_mm": PIXEL_MM})
+    with SliceCacheWriter(arguments.out, index) as writer:
+        known = {subject.name for subject in writer.index.subjects}
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.people):
+            config = draw_phantom_config(seed, tuple(arguments.subjects))
+            if str(seed) in known:
+                continue
+            images, labels = training_slices(config, frame, arguments.threads)
+            spacing = (PIXEL_MM, PIXEL_MM, config.slice_mm)
+            writer.append(str(seed), images, labels, spacing, {"subject": config.subject})
+            print(f"{seed}: {len(images)} slices", flush=True)
+
+
+if __name__ == "__main__":
+    main()
