@@ -244,9 +244,10 @@ def _group(planes: Sequence[Plane]) -> list[list[Plane]]:
 
 
 def _listing_key(stack: Sequence[Plane]) -> tuple[object, ...]:
-    kind = stack[0].kind
+    kind, plane = stack[0].kind, stack[0]
     first = min(p.order for p in stack)
-    return kind.series_number, kind.uid, first, kind.image_type, kind.echo or 0, stack[0].orientation or ()
+    rest = kind.image_type, kind.echo or 0, plane.echo_time or 0, plane.orientation or ()
+    return kind.series_number, kind.uid, first, *rest
 
 
 def _series(number: int, stack: Sequence[Plane]) -> Series:

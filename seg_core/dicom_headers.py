@@ -44,6 +44,9 @@ _PLAIN_TAGS = [
     "PerFrameFunctionalGroupsSequence",
 ]
 _IMPLICIT_LITTLE, _EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+_STANDARD_UIDS = "1.2.840.10008."
+# without preamble the first element is (0002,0000), (0008,0000), (0008,0005) or (0008,0008)
+_BARE_STARTS = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
 
 
 @dataclass(frozen=True)
@@ -162,12 +165,19 @@ def read_planes(path: Path) -> list[Plane] | None:
     try:
         if "Rows" in dataset and "Columns" in dataset:
             return list(_planes(path, dataset))
-        is_image = "Image Storage" in getattr(dataset.get("SOPClassUID"), "name", "")
+        meant = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
     except Exception as error:  # pydicom decodes lazily and raises anything on damaged bytes
         raise _damaged(path, type(error).__name__) from error
-    if is_image:
+    # without preamble and class it may be anything
+    if _is_image_class(meant) if meant else dataset.preamble:
         raise _damaged(path, "no Rows and Columns")
     return None
+
+
+def _is_image_class(uid: Any) -> bool:
+    """Whether a SOP class is one of images; also when it is a standard one cut short."""
+    cut = uid.name == str(uid) and (uid.startswith(_STANDARD_UIDS) or _STANDARD_UIDS.startswith(uid))
+    return cut or "Image Storage" in uid.name
 
 
 def read_dataset(path: Path) -> Any:
@@ -179,7 +189,7 @@ def read_dataset(path: Path) -> Any:
 
     with path.open("rb") as file:
         start = file.read(132)
-        bare = start[:4] in (b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
+        bare = start[:4] in _BARE_STARTS
         if start[128:] != b"DICM" and not bare:
             return None
         file.seek(0)
