@@ -1,8 +1,8 @@
 """Shapes of real legs: the principal components of 26 adults' pelvis, femur, patella, tibia and fibula.
 
-The data come with the package ``musculoskeletal-models`` (MPL-2.0, Auckland Bioengineering Institute). A shape
-is ``mean + modes @ scores``, coordinates of nodes in LPS mm; the nodes belong to Lagrange elements, whose bases
-are evaluated on a finer lattice for smooth surfaces. Only left legs were measured.
+The data come with the package ``musculoskeletal-models`` (MPL-2.0, Auckland Bioengineering Institute).
+A shape is ``mean + modes @ scores``, coordinates of nodes in LPS mm; the nodes belong to Lagrange elements,
+whose bases are evaluated on a finer lattice for smooth surfaces. Only left legs were measured.
 
 Subjects 0 to 19 and draws are for training, 20 to 22 for validation, 23 to 25 for testing. The file's own
 mean and variances know all 26, so draws come from a basis refitted on the first twenty.
