@@ -1,0 +1,148 @@
+"""`lls evaluate`: label maps against the truth."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.console import debug_option, json_option, number, print_json, table
+
+if TYPE_CHECKING:
+    from seg_core.geometry import LabelMap
+    from seg_core.metrics import Scores, Summary
+
+_FIELDS = ("dsc", "volume_error_cm3", "predicted_cm3", "true_cm3")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PRED TRUTH ...")
+@click.option(
+    "--csv", "csv_file", type=click.Path(path_type=Path), help="Write a line a pair and bone there."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing CSV file.")
+@json_option
+@debug_option
+def evaluate(files: Sequence[Path], csv_file: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Compare predicted with true label maps (NIfTI), bone by bone: DSC and volume error.
+
+    Both files of a pair lie on the same grid. Several pairs give mean and standard deviation too; a bone that
+    is in neither file of a pair is left out of them.
+    """
+    from seg_core.errors import OutputError, UsageError
+    from seg_core.metrics import summarise
+
+    if len(files) % 2:
+        raise UsageError(f"{len(files)} files", "pairs: PRED TRUTH [PRED TRUTH ...]")
+    if csv_file is not None and csv_file.exists() and not overwrite:
+        raise OutputError(f"{csv_file} exists already", fix="choose another name, or add --overwrite")
+    names, scores = score_pairs([(files[n], files[n + 1]) for n in range(0, len(files), 2)])
+    pairs = [
+        {"prediction": str(files[2 * n]), "truth": str(files[2 * n + 1]), "bones": records(names, score)}
+        for n, score in enumerate(scores)
+    ]
+    summary = summarise(scores)
+    if csv_file is not None:
+        _write_csv(csv_file, pairs)
+    if as_json:
+        print_json({"pairs": pairs, "summary": _summary_records(names, summary)})
+        return
+    for pair in pairs:
+        click.echo(f"{pair['prediction']}  against  {pair['truth']}\n{scores_table(pair['bones'])}\n")
+    if len(pairs) > 1:
+        click.echo(f"mean and standard deviation over {len(pairs)} pairs\n{_summary_table(names, summary)}")
+
+
+def score_pairs(pairs: Sequence[tuple[Path, Path]]) -> tuple[dict[int, str], list["Scores"]]:
+    """Return the names of all labels and the scores of each (prediction, truth)."""
+    from seg_core.metrics import evaluate as compare
+    from seg_core.nifti import read_labels
+
+    names: dict[int, str] = {}
+    scores = []
+    # Which labels there are is known after the first look only; maps are read twice so that one pair at a
+    # time is in memory.
+    for pair in pairs:
+        for path in pair:
+            names |= _names(read_labels(path), path)
+    highest = max(names, default=1)
+    for predicted, truth in pairs:
+        scores.append(compare(read_labels(predicted), read_labels(truth), n_labels=highest))
+    return dict(sorted(names.items())), scores
+
+
+def _names(labelmap: "LabelMap", path: Path) -> Mapping[int, str]:
+    """Return the file's own names; those of lls for a file without a table whose values fit them."""
+    from seg_core.labels import BONES, sided_labels
+    from seg_core.nifti import stem
+
+    ours = sided_labels(BONES)
+    has_table = path.with_name(f"{stem(path)}.json").is_file()
+    return labelmap.labels if has_table or set(labelmap.labels) - set(ours) else ours
+
+
+def records(names: Mapping[int, str], scores: "Scores") -> list[dict[str, Any]]:
+    """Return a dict a bone; None where a number is not defined."""
+    return [
+        {"label": label, "name": name}
+        | {field: _defined(getattr(scores, field)[label - 1]) for field in _FIELDS}
+        for label, name in names.items()
+    ]
+
+
+def scores_table(bones: Sequence[Mapping[str, Any]]) -> str:
+    """Return the scores of one pair as a table."""
+    header = ("bone", "DSC", "volume error", "predicted", "true")
+    rows = [
+        (
+            bone["name"],
+            number(bone["dsc"], 4),
+            *(number(bone[field], 2, "cm3") for field in _FIELDS[1:]),
+        )
+        for bone in bones
+    ]
+    return table(header, rows)
+
+
+def _summary_records(names: Mapping[int, str], summary: "Summary") -> list[dict[str, Any]]:
+    fields = ("dsc_mean", "dsc_sd", "volume_error_mean_cm3", "volume_error_sd_cm3", "subjects")
+    return [
+        {"label": label, "name": name}
+        | {field: _defined(getattr(summary, field)[label - 1].item()) for field in fields}
+        for label, name in names.items()
+    ]
+
+
+def _summary_table(names: Mapping[int, str], summary: "Summary") -> str:
+    rows = [
+        (
+            bone["name"],
+            number(bone["dsc_mean"], 4),
+            number(bone["dsc_sd"], 4),
+            number(bone["volume_error_mean_cm3"], 2, "cm3"),
+            number(bone["volume_error_sd_cm3"], 2, "cm3"),
+            str(bone["subjects"]),
+        )
+        for bone in _summary_records(names, summary)
+    ]
+    return table(("bone", "DSC mean", "SD", "volume error mean", "SD", "pairs"), rows)
+
+
+def _defined(value: Any) -> Any:
+    return value if isinstance(value, int) else (float(value) if math.isfinite(value) else None)
+
+
+def _write_csv(path: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
+    from seg_core.output import output_error
+
+    try:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["prediction", "truth", "label", "name", *_FIELDS])
+            writer.writeheader()
+            for pair in pairs:
+                shared = {"prediction": pair["prediction"], "truth": pair["truth"]}
+                writer.writerows(shared | bone for bone in pair["bones"])
+    except OSError as error:
+        raise output_error(error, path) from error
