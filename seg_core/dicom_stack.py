@@ -180,7 +180,7 @@ def _refuse_shear(
 
 def _refuse_irregular(planes: Sequence[Plane], distance: FloatArray) -> None:
     steps = np.diff(distance)
-    usual = float(np.median(steps))
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # the lower median: of two steps the shorter one
     limit = SPACING_TOLERANCE * usual
     worst = int(np.argmax(np.abs(steps - usual)))
     regular = distance[0] + np.arange(len(planes)) * (distance[-1] - distance[0]) / (len(planes) - 1)
