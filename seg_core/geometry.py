@@ -103,7 +103,7 @@ def orientation_of(affine: npt.ArrayLike) -> str:
     matrix = np.asarray(affine, dtype=np.float64)[:3, :3]
     cosines = matrix / np.linalg.norm(matrix, axis=0)
     best = max(permutations(range(3)), key=lambda p: sum(abs(cosines[p[c], c]) for c in range(3)))
-    return "".join("LPS"[row] if cosines[row, c] < 0 else "RAS"[row] for c, row in enumerate(best))
+    return "".join("LPI"[row] if cosines[row, c] < 0 else "RAS"[row] for c, row in enumerate(best))
 
 
 @dataclass(frozen=True, eq=False)
