@@ -1,6 +1,7 @@
 """`lls evaluate`: label maps against the truth."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,14 +136,12 @@ def _defined(value: Any) -> Any:
 
 
 def _write_csv(path: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
-    from seg_core.output import output_error
+    from seg_core.output import write_whole
 
-    try:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["prediction", "truth", "label", "name", *_FIELDS])
-            writer.writeheader()
-            for pair in pairs:
-                shared = {"prediction": pair["prediction"], "truth": pair["truth"]}
-                writer.writerows(shared | bone for bone in pair["bones"])
-    except OSError as error:
-        raise output_error(error, path) from error
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["prediction", "truth", "label", "name", *_FIELDS], lineterminator="\n")
+    writer.writeheader()
+    for pair in pairs:
+        shared = {"prediction": pair["prediction"], "truth": pair["truth"]}
+        writer.writerows(shared | bone for bone in pair["bones"])
+    write_whole(path, text.getvalue())

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from seg_core.errors import OutputError
@@ -99,6 +99,26 @@ def check_free(target: str | Path, name: str, files: Sequence[str], overwrite: b
         )
 
 
+def write_whole(path: str | Path, text: str) -> None:
+    """Write one text file (UTF-8), complete or not at all; an existing one is replaced.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="")
+        partial.replace(path)
+    except OSError as error:
+        raise output_error(error, path) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def earlier_outputs(target: str | Path, name: str) -> frozenset[str]:
     """Return the names of the files that an earlier report in the folder lists, the report's own included.
 
@@ -144,10 +164,8 @@ def _make_parents(target: Path) -> list[Path]:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    try:
+    with suppress(OSError):
         folder.rmdir()
-    except OSError:
-        return
 
 
 def _move_into_place(stage: Path, target: Path, name: str, overwrite: bool) -> None:

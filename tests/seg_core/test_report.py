@@ -1,0 +1,98 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from seg_core.geometry import LabelMap
+from seg_core.mesh import surface
+from seg_core.nifti import write_labels
+from seg_core.ply import Mesh, write_ply
+from seg_core.report import (
+    Check,
+    RunFacts,
+    Step,
+    build_report,
+    check_label_file,
+    check_mesh_file,
+    geometry_facts,
+    peak_memory,
+    sha256,
+    write_report,
+)
+from seg_core.statistics import bone_statistics
+
+
+def facts(**changes):
+    given = {
+        "name": "leg",
+        "scan": {"kind": "nifti", "size": np.float64("nan")},
+        "model": {"name": "tiny", "sha256": "0"},
+        "device": {"asked": "auto", "used": "cpu"},
+        "steps": [Step("read", 0.5, {"series": None})],
+        "sides": {"how": "midline"},
+        "bones": [],
+        "warnings": ["careful"],
+    }
+    return RunFacts(**given | changes)
+
+
+def test_the_report_lists_every_file_with_its_sum(tmp_path):
+    (tmp_path / "leg_dseg.json").write_bytes(b"abc")
+    report = build_report(facts(), tmp_path, [Check("it works", True, "yes")])
+    assert report["outputs"] == [
+        {"file": "leg_dseg.json", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+    ]
+    assert report["schema_version"] == 1
+    assert "research" in report["intended_use"]
+    assert report["software"]["packages"]["numpy"] == np.__version__
+    assert report["checks"] == [{"check": "it works", "passed": True, "detail": "yes"}]
+    assert report["scan"]["size"] is None
+
+
+def test_the_report_is_json_and_names_no_path(legs, tmp_path):
+    rows = bone_statistics(legs[1])
+    report = build_report(facts(bones=rows, scan=geometry_facts(legs[0].geometry)), tmp_path, [])
+    write_report(tmp_path / "leg_report.json", report)
+    text = (tmp_path / "leg_report.json").read_text()
+    assert json.loads(text) == report
+    assert str(tmp_path) not in text
+    assert len(report["bones"]) == 8
+
+
+def test_the_label_map_is_proved_and_a_wrong_one_found_out(legs, tmp_path):
+    volume, labelmap = legs
+    write_labels(tmp_path / "leg_dseg.nii.gz", labelmap)
+    checks = check_label_file(tmp_path / "leg_dseg.nii.gz", labelmap, volume.geometry)
+    assert [check.passed for check in checks] == [True, True]
+    moved = LabelMap(
+        labelmap.array, labelmap.geometry.window((1, 0, 0), labelmap.geometry.shape), labelmap.labels
+    )
+    write_labels(tmp_path / "moved.nii.gz", moved)
+    checks = check_label_file(tmp_path / "moved.nii.gz", labelmap, volume.geometry)
+    assert [check.passed for check in checks] == [False, False]
+    (tmp_path / "broken.nii.gz").write_bytes(b"no")
+    assert not check_label_file(tmp_path / "broken.nii.gz", labelmap, volume.geometry)[0].passed
+
+
+@pytest.mark.parametrize("space", ["lps", "ras"])
+def test_a_mesh_is_proved_and_a_wrong_one_found_out(legs, tmp_path, space):
+    labelmap = legs[1]
+    row, path = bone_statistics(labelmap)[1], tmp_path / "m.ply"
+    mesh = surface(labelmap, 2)
+    write_ply(path, mesh, space)
+    assert [c.passed for c in check_mesh_file(path, row, labelmap.geometry)] == [True, True, True]
+    mirrored = Mesh(mesh.vertices_mm * [-1, 1, 1], mesh.faces[:, ::-1])
+    write_ply(path, mirrored, space)
+    assert [c.passed for c in check_mesh_file(path, row, labelmap.geometry)] == [True, False, True]
+    write_ply(path, Mesh(mesh.vertices_mm, mesh.faces[1:]), space)
+    assert not check_mesh_file(path, row, labelmap.geometry)[0].passed
+    path.write_bytes(b"no")
+    assert not check_mesh_file(path, row, labelmap.geometry)[0].passed
+
+
+def test_sha256_and_memory(tmp_path):
+    (tmp_path / "x").write_bytes(b"")
+    assert sha256(tmp_path / "x").startswith("e3b0c442")
+    memory = peak_memory()
+    assert memory is None or memory > 10_000_000
