@@ -1,4 +1,4 @@
-"""What every exporter does to its graph: labels at the scan's size, description, 16-bit weights, a clean file."""
+"""What every exporter does to its graph: labels of any size, description, 16-bit weights, a clean file."""
 
 import hashlib
 import os
@@ -33,8 +33,7 @@ def finish(model: onnx.ModelProto, spec: ModelSpec, weights: str = "float32") ->
     Returns
     -------
     ModelProto
-        With the further outputs ``labels`` and ``confidence`` (255 times the probability of the chosen class),
-        (n, rows, columns) uint8, both of the size that the optional input ``size`` (int64, rows and columns)
+        With the further outputs ``labels`` and ``confidence`` (255 times the chosen class's probability), (n, rows, columns) uint8, both of the size that the optional input ``size`` (int64, rows and columns)
         gives.
 
     Raises
@@ -119,8 +118,8 @@ def _add_labels(graph: onnx.GraphProto, layout: str) -> None:
     """Append upsampling, the greatest class and its probability.
 
     ONNX Runtime computes every output, asked for or not. Measured for a slice of 512 x 896 on one core:
-    upsampling 10 ms, greatest class 1 ms, its probability 2 ms. Who wants the logits alone feeds a ``size`` of
-    one pixel.
+    upsampling 10 ms, greatest class 1 ms, its probability 2 ms. Who wants only logits feeds a ``size`` of one
+    pixel.
     """
     b = _Builder(graph)
     graph.initializer.append(numpy_helper.from_array(np.array(DEFAULT_SIZE, np.int64), SIZE))
@@ -130,7 +129,7 @@ def _add_labels(graph: onnx.GraphProto, layout: str) -> None:
     up = b.node("Resize", logits, "", "", shape, mode="linear", coordinate_transformation_mode="half_pixel")
     greatest = b.node("ArgMax", up, axis=1, keepdims=0)
     axis = b.constant([1], np.int64)
-    # Softmax of the greatest logit: 1 / sum of exp(logit - greatest); on this axis Softmax is ten times slower.
+    # The greatest softmax: 1 / sum of exp(logit - greatest); on this axis Softmax itself is ten times slower.
     exponent = b.node("Exp", b.node("Sub", up, b.node("ReduceMax", up, axis, keepdims=1)))
     probability = b.node("Div", b.constant(255, np.float32), b.node("ReduceSum", exponent, axis, keepdims=0))
     for name, source in ((LABELS, greatest), (CONFIDENCE, b.node("Round", probability))):

@@ -78,7 +78,7 @@ def check(
     )
     if found.logits > tolerance.logits or found.labels > tolerance.labels:
         raise ModelError(
-            f"ONNX Runtime and the framework differ: logits by {found.logits:.2g}, labels in {found.labels:.2%}",
+            f"ONNX Runtime and the framework differ: logits {found.logits:.2g}, labels {found.labels:.2%}",
             f"at most {tolerance.logits:.2g} and {tolerance.labels:.2%}",
             "report this network; nothing was written",
         )

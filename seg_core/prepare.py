@@ -1,0 +1,217 @@
+"""From the scan's slices to the network's input, and its labels back to the scan's own grid."""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.errors import ModelError, UsageError
+from seg_core.geometry import Geometry
+from seg_core.intensity import scale
+from seg_core.model_spec import ModelSpec
+from seg_core.resize import resize_bilinear
+
+Float32Array = npt.NDArray[np.float32]
+Uint8Array = npt.NDArray[np.uint8]
+Pair = tuple[int, int]
+
+_OPPOSITE = str.maketrans("RLAPSI", "LRPAIS")
+
+
+@dataclass(frozen=True)
+class SlicePlan:
+    """How a scan's slices become the network's, and back.
+
+    Parameters
+    ----------
+    axes : tuple of int
+        Axes of the stored array that become slice, row, column.
+    flips : tuple of bool
+        Whether slice, row, column run against the stored order.
+    slices : int
+        Number of slices as the network sees them.
+    native : tuple of int
+        (rows, columns) of a slice, in the scan's own pixels.
+    frame : tuple of int
+        (rows, columns) that the network's grid covers, in the scan's own pixels; not smaller than native.
+    before : tuple of int
+        (rows, columns) of air between the frame's beginning and the slice's.
+    grid : tuple of int
+        (rows, columns) of the network's input.
+    spacing_mm : tuple of float
+        Distance of slices, rows, columns.
+    channels : int
+        Of the network.
+    neighbours : bool
+        Whether channels hold the slices around, else the same one.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    slices: int
+    native: Pair
+    frame: Pair
+    before: Pair
+    grid: Pair
+    spacing_mm: tuple[float, float, float]
+    channels: int
+    neighbours: bool
+
+    def oriented(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a view (slice, row, column) of a stored array (i, j, k); writing to it writes there."""
+        step = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+        return array.transpose(self.axes)[step]
+
+    def slice_index(self, stored: int) -> int:
+        """Return the network's number of a stored slice, or the other way round."""
+        return self.slices - 1 - stored if self.flips[0] else stored
+
+
+def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
+    """Plan how the slices of a scan become the network's.
+
+    Axes are exchanged and turned round so that they run to the nearest axes of the network's orientation;
+    nothing is interpolated between slices. Then one resize takes the frame to the network's grid and one takes
+    the logits back, both mapping the outer edges of the one to those of the other.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Of the scan: any of the 48 orientations, oblique ones too.
+    spec : ModelSpec
+        With grid ``size`` the frame is the whole slice. With ``spacing`` the grid is the smallest multiple
+        that covers the slice, and the slice lies in the frame's middle with air around it.
+
+    Raises
+    ------
+    ModelError
+        If the description's orientation or grid makes no sense.
+    """
+    _check_spec(spec)
+    wanted = spec.orientation[2], spec.orientation[1], spec.orientation[0]
+    found = geometry.orientation
+    axes, flips = [], []
+    for letter in wanted:
+        same = letter in found
+        axes.append(found.index(letter if same else letter.translate(_OPPOSITE)))
+        flips.append(not same)
+    counts = [geometry.shape[a] for a in axes]
+    sizes = [geometry.voxel_sizes[a] for a in axes]
+    native = counts[1], counts[2]
+    frame, grid = native, spec.grid.size
+    if spec.grid.kind == "spacing":
+        pairs = [_cover(n, mm, i, spec) for i, (n, mm) in enumerate(zip(native, sizes[1:], strict=True))]
+        frame, grid = (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
+    return SlicePlan(
+        axes=(axes[0], axes[1], axes[2]),
+        flips=(flips[0], flips[1], flips[2]),
+        slices=counts[0],
+        native=native,
+        frame=frame,
+        before=((frame[0] - native[0]) // 2, (frame[1] - native[1]) // 2),
+        grid=grid,
+        spacing_mm=(sizes[0], sizes[1], sizes[2]),
+        channels=spec.channels,
+        neighbours=spec.channel_fill == "neighbours",
+    )
+
+
+def _cover(pixels: int, pixel_mm: float, axis: int, spec: ModelSpec) -> Pair:
+    """Return the frame in the scan's pixels and in the network's, along one axis."""
+    mm, multiple = spec.grid.spacing_mm[axis], spec.grid.multiple
+    # A slice that fits exactly shall not grow by a multiple because of the last bit.
+    grid = max(1, ceil(pixels * pixel_mm / (mm * multiple) - 1e-6)) * multiple
+    return max(pixels, round(grid * mm / pixel_mm)), grid
+
+
+def _check_spec(spec: ModelSpec) -> None:
+    letters = spec.orientation
+    if len(letters) != 3 or any(sum(x in pair for x in letters) != 1 for pair in ("RL", "AP", "SI")):
+        raise ModelError(f"orientation {letters!r}", "one of R L, one of A P, one of S I, as in LPS")
+    grid = spec.grid
+    if grid.multiple < 1 or min(grid.spacing_mm) <= 0 or min(grid.size) < 1 or spec.channels < 1:
+        raise ModelError(f"grid {grid} with {spec.channels} channels", "positive numbers")
+    if grid.kind == "size" and any(n % grid.multiple for n in grid.size):
+        raise ModelError(f"grid {grid.size}", f"multiples of {grid.multiple}")
+
+
+def prepare(
+    array: npt.NDArray[Any], plan: SlicePlan, window: tuple[float, float], start: int, stop: int
+) -> Float32Array:
+    """Prepare some slices for the network.
+
+    Parameters
+    ----------
+    array : ndarray, (i, j, k)
+        The whole scan as it is stored; left alone.
+    plan : SlicePlan
+        Of this scan and network.
+    window : tuple of float
+        Intensities that become 0 and 1.
+    start, stop : int
+        Slices as the network sees them, ``0 <= start <= stop <= plan.slices``.
+
+    Returns
+    -------
+    ndarray of float32, (stop - start, channels, rows, columns)
+        In [0, 1]; air around the slice is 0. Beyond the scan's ends the last slice is repeated as a neighbour.
+
+    Raises
+    ------
+    UsageError
+        If there are no such slices.
+    """
+    if not 0 <= start <= stop <= plan.slices:
+        raise UsageError(f"slices {start} to {stop}", f"within 0 to {plan.slices}")
+    left = plan.channels // 2 if plan.neighbours else 0
+    right = plan.channels - 1 - left if plan.neighbours else 0
+    first, last = max(start - left, 0), min(stop + right, plan.slices)
+    resized = resize_bilinear(_framed(plan.oriented(array)[first:last], plan, window), plan.grid)
+    offsets = np.arange(plan.channels) - left if plan.neighbours else np.zeros(plan.channels, int)
+    wanted = np.clip(np.arange(start, stop)[:, None] + offsets, first, last - 1) - first
+    channels: Float32Array = resized[wanted]
+    return channels
+
+
+def _framed(slices: npt.NDArray[Any], plan: SlicePlan, window: tuple[float, float]) -> Float32Array:
+    scaled = scale(slices, *window)
+    if plan.frame == plan.native:
+        return scaled
+    framed = np.zeros((len(slices), *plan.frame), np.float32)
+    crop(framed, plan)[...] = scaled
+    return framed
+
+
+def crop(framed: npt.NDArray[Any], plan: SlicePlan) -> npt.NDArray[Any]:
+    """Return a view (n, *native) of what lies within the slice, from arrays (n, *frame)."""
+    (top, left), (rows, columns) = plan.before, plan.native
+    return framed[:, top : top + rows, left : left + columns]
+
+
+def restore(labels: Uint8Array, plan: SlicePlan, out: Uint8Array, start: int) -> None:
+    """Write slices of labels into an array on the scan's own grid.
+
+    Parameters
+    ----------
+    labels : ndarray of uint8, (n, rows, columns)
+        Of the frame's size, or already cropped to the slice's.
+    plan : SlicePlan
+        Of this scan and network.
+    out : ndarray of uint8, (i, j, k)
+        Written to.
+    start : int
+        First slice, as the network sees them.
+
+    Raises
+    ------
+    UsageError
+        If the labels are of another size, or go beyond the scan.
+    """
+    if labels.shape[1:] not in (plan.frame, plan.native) or not 0 <= start <= plan.slices - len(labels):
+        raise UsageError(
+            f"labels {labels.shape} from slice {start}", f"(n, *{plan.frame}), within {plan.slices}"
+        )
+    inside = crop(labels, plan) if labels.shape[1:] == plan.frame else labels
+    plan.oriented(out)[start : start + len(labels)] = inside

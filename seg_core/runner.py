@@ -1,0 +1,301 @@
+"""Runs any network from its ONNX file and the description inside it."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
+from seg_core.model_spec import METADATA_KEY, ModelSpec
+
+Device = Literal["auto", "cpu", "cuda", "openvino"]
+Float32Array = npt.NDArray[np.float32]
+Uint8Array = npt.NDArray[np.uint8]
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+_RUNTIMES = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
+_EXTRAS = {"cpu": "cpu", "cuda": "gpu", "openvino": "openvino"}
+_BATCH = {"cpu": 4, "cuda": 16, "openvino": 4}
+_DTYPES = {"image": "tensor(float)", "logits": "tensor(float)"}
+_DTYPES |= {"labels": "tensor(uint8)", "confidence": "tensor(uint8)", "size": "tensor(int64)"}
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a network says about slices.
+
+    Parameters
+    ----------
+    labels : ndarray of uint8, (n, rows, columns)
+        Classes.
+    confidence : ndarray of uint8, (n, rows, columns), or None
+        255 times the probability of the chosen class.
+    """
+
+    labels: Uint8Array
+    confidence: Uint8Array | None
+
+
+class Runner:
+    """A network, ready to run.
+
+    Parameters
+    ----------
+    model : Path, str or bytes
+        The file, its content, or ``"default"``: the network that comes with lls.
+    device : {"auto", "cpu", "cuda", "openvino"}
+        Where to compute; ``auto`` takes the best that the installed runtime offers and can start.
+    threads : int, optional
+        Of the runtime on a CPU; its own choice by default.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        What the file says about itself.
+    device : str
+        Where it runs: ``cpu``, ``cuda`` or ``openvino``.
+    fingerprint : str
+        sha256 of the file.
+    batch : int
+        Slices a call of the runtime. Always as many, the last ones padded, so that results do not depend on
+        how many a caller gives.
+
+    Raises
+    ------
+    MissingPackageError
+        If no ONNX Runtime is installed, or two that overwrite each other.
+    ModelError
+        If the file is not there, is no ONNX, too new for the runtime, or lacks our description or outputs.
+    DeviceError
+        If the device that was asked for is not there.
+    """
+
+    def __init__(
+        self, model: Path | str | bytes, device: Device = "auto", threads: int | None = None
+    ) -> None:
+        if device != "auto" and device not in _PROVIDERS:
+            raise UsageError(f"device {device!r}", f"auto, {', '.join(_PROVIDERS)}")
+        if threads is not None and threads < 1:
+            raise UsageError(f"{threads} threads", "1 or more")
+        runtime = _import_runtime()
+        self.name, data = _read(model)
+        self.fingerprint = hashlib.sha256(data).hexdigest()
+        self._session, self.device = _open(runtime, data, device, threads, self.name)
+        self.batch = _BATCH[self.device]
+        self.spec = _read_spec(self._session, self.name)
+        _check_graph(self._session, self.spec, self.name)
+
+    def run(self, images: Float32Array, size: tuple[int, int], confidence: bool = False) -> Inference:
+        """Find the class of each pixel.
+
+        Parameters
+        ----------
+        images : ndarray of float32, (n, channels, rows, columns)
+            Prepared slices, whatever the file's own layout; n may be 0.
+        size : tuple of int
+            (rows, columns) of the labels.
+        confidence : bool
+            Whether to return it.
+
+        Raises
+        ------
+        UsageError
+            If the images do not fit the network.
+        ModelError
+            If the runtime fails.
+        """
+        outputs = ["labels", "confidence"] if confidence else ["labels"]
+        parts = self._run(outputs, images, size)
+        shape = (len(images), *size)
+        labels = np.concatenate(parts[0]) if parts[0] else np.empty(shape, np.uint8)
+        if not confidence:
+            return Inference(labels, None)
+        return Inference(labels, np.concatenate(parts[1]) if parts[1] else np.empty(shape, np.uint8))
+
+    def logits(self, images: Float32Array) -> Float32Array:
+        """Return the network's own output, float32 (n, classes + 1, rows, columns), on the images' grid.
+
+        Parameters and errors as in `run`.
+        """
+        # Every output is computed, asked for or not: labels of one pixel cost nothing.
+        parts = self._run(["logits"], images, (1, 1))[0]
+        if not parts:
+            return np.empty((0, len(self.spec.classes) + 1, *images.shape[2:]), np.float32)
+        logits = np.concatenate(parts)
+        return logits if self.spec.layout == "NCHW" else np.ascontiguousarray(np.moveaxis(logits, 3, 1))
+
+    def _run(self, outputs: list[str], images: Float32Array, size: tuple[int, int]) -> list[list[Any]]:
+        self._check_images(images, size)
+        if self.spec.layout == "NHWC":
+            images = np.ascontiguousarray(np.moveaxis(images, 1, 3))
+        parts: list[list[Any]] = [[] for _ in outputs]
+        for start in range(0, len(images), self.batch):
+            block = images[start : start + self.batch]
+            count = len(block)
+            if count < self.batch:
+                padded = np.zeros((self.batch, *block.shape[1:]), np.float32)
+                padded[:count] = block
+                block = padded
+            feed = {"image": np.ascontiguousarray(block), "size": np.array(size, np.int64)}
+            try:
+                found = self._session.run(outputs, feed)
+            except Exception as error:  # the runtime's errors share no base class of its own
+                raise ModelError(f"{self.name}: the network failed on {block.shape}: {error}") from error
+            for part, array in zip(parts, found, strict=True):
+                part.append(array[:count])
+        return parts
+
+    def _check_images(self, images: Float32Array, size: tuple[int, int]) -> None:
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1] != self.spec.channels:
+            raise UsageError(
+                f"images {images.dtype} {images.shape}", f"float32 (n, {self.spec.channels}, rows, columns)"
+            )
+        multiple = self.spec.grid.multiple
+        if any(n < 1 or n % multiple for n in images.shape[2:]) or min(size) < 1:
+            raise UsageError(
+                f"images {images.shape[2:]}, labels {size}", f"images in multiples of {multiple}"
+            )
+
+
+def default_model() -> Path:
+    """Return where the network that comes with lls lies.
+
+    Raises
+    ------
+    ModelError
+        If this installation has none.
+    """
+    path = Path(__file__).parent / "models" / "default.onnx"
+    if not path.is_file():
+        raise ModelError("this installation has no default network", fix="name a file with --model")
+    return path
+
+
+def _read(model: Path | str | bytes) -> tuple[str, bytes]:
+    if isinstance(model, bytes):
+        return "the model", model
+    path = default_model() if model == "default" else Path(model)
+    try:
+        return path.name, path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", "an ONNX file") from error
+
+
+def _import_runtime() -> Any:
+    """Import ONNX Runtime after looking whether several of its packages lie in one folder."""
+    installed = []
+    for name in _RUNTIMES.values():
+        try:
+            metadata.distribution(name)
+            installed.append(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if len(installed) > 1:
+        raise MissingPackageError(
+            f"{' and '.join(installed)} are installed into the same folder and overwrite each other",
+            "one of them",
+            f"pip uninstall {' '.join(installed)}, then install the one that you want",
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            f"ONNX Runtime cannot be imported: {error}",
+            fix="pip install 'lls[cpu]' (or 'lls[gpu]', 'lls[openvino]')",
+        ) from error
+    return onnxruntime
+
+
+def _open(runtime: Any, data: bytes, device: str, threads: int | None, name: str) -> tuple[Any, str]:
+    """Start a session; return it with the device that it runs on."""
+    offered = runtime.get_available_providers()
+    wanted = (
+        [device] if device != "auto" else [d for d in ("cuda", "openvino", "cpu") if _PROVIDERS[d] in offered]
+    )
+    for candidate in wanted:
+        provider = _PROVIDERS[candidate]
+        if provider not in offered:
+            raise DeviceError(
+                f"device {candidate}: the installed ONNX Runtime offers {', '.join(offered)}",
+                fix=f"pip install 'lls[{_EXTRAS[candidate]}]' in a new environment, or --device auto",
+            )
+        session = _session(runtime, data, candidate, threads, name)
+        # A provider that cannot start falls back to the CPU with a line in a log.
+        if session is not None and session.get_providers()[0] == provider:
+            return session, candidate
+    raise DeviceError(
+        f"device {device}: its provider did not start",
+        fix="check the driver and its libraries (CUDA and cuDNN for cuda), or --device cpu",
+    )
+
+
+def _session(runtime: Any, data: bytes, device: str, threads: int | None, name: str) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    settings: dict[str, dict[str, str]] = {
+        "cpu": {},
+        # The default search tries every algorithm anew for each shape, which costs seconds.
+        "cuda": {"cudnn_conv_algo_search": "HEURISTIC"},
+        # Else float32 networks are computed in bfloat16 where the processor can.
+        "openvino": {"device_type": "CPU", "precision": "ACCURACY"},
+    }
+    if device == "cuda" and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()
+    providers = [(_PROVIDERS[device], settings[device])]
+    try:
+        return runtime.InferenceSession(data, options, providers=providers)
+    except Exception as error:  # the runtime's errors share no base class of its own
+        if device != "cpu" and _session(runtime, data, "cpu", threads, name) is not None:
+            return None  # the file is good: it is the device that fails
+        raise ModelError(
+            f"{name} cannot be opened as ONNX: {str(error).splitlines()[0]}",
+            f"a file that ONNX Runtime {runtime.__version__} reads: IR 10, opset 17 or 18",
+            "export the model again",
+        ) from error
+
+
+def _read_spec(session: Any, name: str) -> ModelSpec:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ModelError(
+            f"{name} is an ONNX file without a description of lls",
+            f"JSON under the metadata key {METADATA_KEY}",
+            "export it with lls",
+        )
+    return ModelSpec.from_json(text)
+
+
+def _check_graph(session: Any, spec: ModelSpec, name: str) -> None:
+    """Compare names, types and channels with what the description says."""
+    inputs = {i.name: i for i in session.get_inputs()}
+    inputs |= {i.name: i for i in session.get_overridable_initializers()}
+    outputs = {o.name: o for o in session.get_outputs()}
+    for found, wanted in ((inputs, {"image", "size"}), (outputs, {"logits", "labels", "confidence"})):
+        if set(found) != wanted:
+            raise ModelError(f"{name} has {sorted(found)}", f"{sorted(wanted)}", "export it with lls")
+        for key in wanted:
+            if found[key].type != _DTYPES[key]:
+                raise ModelError(f"{name}: {key} is {found[key].type}", _DTYPES[key], "export it with lls")
+    axis = 1 if spec.layout == "NCHW" else 3
+    for tensor, count in ((inputs["image"], spec.channels), (outputs["logits"], len(spec.classes) + 1)):
+        shape = tensor.shape
+        if len(shape) != 4 or (isinstance(shape[axis], int) and shape[axis] != count):
+            raise ModelError(
+                f"{name}: {tensor.name} is {shape}",
+                f"4 axes, {count} channels on axis {axis}",
+                "export it with lls",
+            )
+        if not isinstance(shape[0], str):
+            raise ModelError(
+                f"{name}: {tensor.name} is {shape}", "any number of images", "export it with lls"
+            )
