@@ -169,15 +169,18 @@ def read_planes(path: Path) -> list[Plane] | None:
     except Exception as error:  # pydicom decodes lazily and raises anything on damaged bytes
         raise _damaged(path, type(error).__name__) from error
     # without preamble and class it may be anything
-    if _is_image_class(meant) if meant else dataset.preamble:
+    if _is_image_class(str(meant)) if meant else dataset.preamble:
         raise _damaged(path, "no Rows and Columns")
     return None
 
 
-def _is_image_class(uid: Any) -> bool:
+def _is_image_class(uid: str) -> bool:
     """Whether a SOP class is one of images; also when it is a standard one cut short."""
-    cut = uid.name == str(uid) and (uid.startswith(_STANDARD_UIDS) or _STANDARD_UIDS.startswith(uid))
-    return cut or "Image Storage" in uid.name
+    from pydicom.uid import UID
+
+    name = UID(uid).name
+    cut = name == uid and (uid.startswith(_STANDARD_UIDS) or _STANDARD_UIDS.startswith(uid))
+    return cut or "Image Storage" in name
 
 
 def read_dataset(path: Path) -> Any:

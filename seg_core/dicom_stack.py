@@ -53,8 +53,12 @@ def refuse_unfit(planes: Sequence[Plane]) -> None:
         )
     if "LOCALIZER" in kind.image_type:
         raise ScanError("a localizer", "a stack of slices", "choose another series")
-    if any(not 8 <= p.pixels.stored <= p.pixels.allocated <= 16 for p in planes):
-        raise ScanError(f"pixels of {first.pixels.stored} in {first.pixels.allocated} bits", "8 to 16 bits")
+    for pixels in {p.pixels for p in planes}:
+        if not 8 <= pixels.stored <= pixels.high_bit + 1 <= pixels.allocated <= 16:
+            raise ScanError(
+                f"pixels of {pixels.stored} in {pixels.allocated} bits, high bit {pixels.high_bit}",
+                "8 to 16 bits",
+            )
     if any(p.position is None or p.orientation is None or p.spacing is None for p in planes):
         what = (
             "a multi-frame file" if first.frame or len(planes) > len({p.path for p in planes}) else "images"

@@ -21,7 +21,7 @@ from seg_core.checks import refuse_values
 from seg_core.errors import MemoryLimitError, OutputError, ScanError, UsageError
 from seg_core.geometry import FloatArray, Geometry, LabelMap, Volume
 
-_MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
+_UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # codes other than millimetres, 2
 _WRITABLE = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 _SAME_MM = 0.01  # a quaternion in float32 is that exact over two metres
 _LABEL_INTENT = 1002
@@ -212,10 +212,10 @@ def _affine(header: Any) -> tuple[FloatArray, tuple[str, ...]]:
         affine = qform
     elif qform is not None and not np.allclose(affine, qform, atol=0.1, equal_nan=True):
         notes.append("sform and qform of the file differ: sform taken")
-    unit = header.get_xyzt_units()[0]
-    if unit in _MM_PER_UNIT:
-        affine = np.diag([*[_MM_PER_UNIT[unit]] * 3, 1.0]) @ affine
-        notes.append(f"the file counts in {unit}s: converted to mm")
+    if (code := int(header["xyzt_units"]) & 7) in _UNITS:
+        unit, millimetres = _UNITS[code]
+        affine = np.diag([*[millimetres] * 3, 1.0]) @ affine
+        notes.append(f"the file counts in {unit}: converted to mm")
     return np.asarray(affine, dtype=np.float64), tuple(notes)
 
 

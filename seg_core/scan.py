@@ -220,7 +220,7 @@ def _contents(place: Path, name: str) -> dicom.Found | Path:
         raise ScanError(f"{name} holds {len(images)} NIfTI files ({names})", "one scan", "name one of them")
     if not found.ignored:
         raise ScanError(f"{name} is empty", "a scan", "check the path")
-    raise ScanError(f"{name} holds {found.ignored} files, none of which is an image", "DICOM or one NIfTI")
+    raise ScanError(f"{name} holds no image among its {found.ignored} files", "DICOM or one NIfTI")
 
 
 def _is_zip(path: Path) -> bool:

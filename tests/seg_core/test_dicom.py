@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from seg_core.dicom import Series, choose_series, find_series, read_series, search
 from seg_core.dicom_headers import read_planes
 from seg_core.dicom_pixels import decode
-from seg_core.errors import GeometryError, ScanError
+from seg_core.errors import GeometryError, LlsError, ScanError
 from seg_core.geometry import Geometry, Volume
 from trainers.dicom_writer import SeriesInfo, write_series
 
@@ -277,6 +277,7 @@ def test_two_orientations_in_one_series(tmp_path):
         ({"ImagePositionPatient": None}, "without position"),
         ({"PixelSpacing": None}, "pixel spacing"),
         ({"BitsAllocated": 32, "BitsStored": 32}, "32 in 32 bits"),
+        ({"BitsStored": 12, "HighBit": 3}, "high bit 3"),
         ({"PixelData": None}, "no pixel data"),
         ({"PixelData": b"\0" * 20}, "truncated"),
     ],
@@ -307,6 +308,22 @@ def test_file_cut_in_its_header(tmp_path):
     for length in (132, *range(133, 900, 13)):
         paths[-1].write_bytes(data[:length])
         refused(tmp_path, ScanError, paths[-1].name)
+
+
+def test_any_damage_is_a_typed_error_or_none(tmp_path):
+    paths, _ = write(tmp_path)
+    data, generator = paths[1].read_bytes(), np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(60):
+        damaged = bytearray(data)
+        for at in generator.integers(132, len(data), 3):
+            damaged[at] = generator.integers(256)
+        paths[1].write_bytes(damaged)
+        try:
+            outcomes.add(read(tmp_path).array.shape)
+        except LlsError as error:
+            outcomes.add(type(error))
+    assert {ScanError, GeometryError, (6, 5, 7)} == outcomes
 
 
 def test_single_slice_takes_its_thickness(tmp_path):

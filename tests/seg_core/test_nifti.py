@@ -166,7 +166,7 @@ def test_units_become_millimetres(tmp_path):
     nibabel.save(image, tmp_path / "a.nii")
     result = read_image(tmp_path / "a.nii")
     assert result.volume.geometry.voxel_sizes == pytest.approx((1, 2, 3))
-    assert "meters" in result.warnings[0]
+    assert "metres" in result.warnings[0]
 
 
 def test_a_fourth_axis(tmp_path):

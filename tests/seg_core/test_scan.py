@@ -114,7 +114,7 @@ def test_nothing_to_read(tmp_path):
         read_scan(tmp_path / "empty")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("text")
-    with pytest.raises(ScanError, match="text holds 1 files, none of which is an image"):
+    with pytest.raises(ScanError, match="text holds no image among its 1 files"):
         read_scan(tmp_path / "text")
     with pytest.raises(ScanError, match=r"a\.txt is no image"):
         read_scan(tmp_path / "text" / "a.txt")
