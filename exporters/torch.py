@@ -110,8 +110,8 @@ def export(
 def fold_batchnorm(network: torch.nn.Module) -> torch.nn.Module:
     """Return a copy of an evaluating network in which convolutions contain the BatchNorm that follows.
 
-    Computed in float64. Pairs are those registered next to each other in a module, as in smp's networks; where
-    that is not how they are used, the copy is left as it was.
+    Computed in float64. Pairs are those registered next to each other in a module, as in smp's; where that is
+    not how they are used, the copy is left as it was.
     """
     result = copy.deepcopy(network).to(torch.float64).eval()
     for module in list(result.modules()):

@@ -27,7 +27,7 @@ def range_from_hip(plan: SlicePlan, orientation: str, hip_slice: int, tolerance:
     orientation : str
         The network's; says where its slices increase to.
     hip_slice : int
-        Where the hip begins: 0-based, in the order in which the scan stores slices along the body's long axis.
+        Where the hip begins: 0-based, in the order in which the scan stores slices along the body.
     tolerance : int
         Slices that are kept beyond it towards the head.
 
@@ -39,7 +39,7 @@ def range_from_hip(plan: SlicePlan, orientation: str, hip_slice: int, tolerance:
     Raises
     ------
     UsageError
-        If there is no such slice, the tolerance is negative, or the network's slices do not run along the body.
+        If there is no such slice, the tolerance is negative, or the network's slices are not axial.
     """
     if not 0 <= hip_slice < plan.slices:
         raise UsageError(f"hip slice {hip_slice}", f"0 to {plan.slices - 1}, as `lls inspect` counts")

@@ -73,8 +73,8 @@ def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
     """Plan how the slices of a scan become the network's.
 
     Axes are exchanged and turned round so that they run to the nearest axes of the network's orientation;
-    nothing is interpolated between slices. Then one resize takes the frame to the network's grid and one takes
-    the logits back, both mapping the outer edges of the one to those of the other.
+    nothing is interpolated between slices. Then one resize takes the frame to the network's grid, one the logits
+    back, both mapping the outer edges of the one to those of the other.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def prepare(
     Returns
     -------
     ndarray of float32, (stop - start, channels, rows, columns)
-        In [0, 1]; air around the slice is 0. Beyond the scan's ends the last slice is repeated as a neighbour.
+        In [0, 1]; air around the slice is 0. Beyond the scan's ends its last slice stands in.
 
     Raises
     ------

@@ -1,0 +1,257 @@
+"""The whole job in memory: a scan in, bones on its own grid out."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.denoise import Removed, denoise_slices, denoise_volume
+from seg_core.errors import UsageError
+from seg_core.geometry import LabelMap, Volume
+from seg_core.intensity import intensity_window
+from seg_core.labels import plain_labels
+from seg_core.limb_range import Range, find_range, range_from_hip
+from seg_core.prepare import SlicePlan, crop, plan_slices, prepare, restore
+from seg_core.runner import Runner
+from seg_core.sides import SideEvidence, keep_side, split_sides
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, slices done and slices in all."""
+
+SLAB = 16
+"""Slices that are prepared, inferred and cleaned together; bounds memory, changes no label."""
+AIR = 0.05
+"""A slice whose brightest percent of pixels is darker than this share of the brightest slice's shows air."""
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What to do.
+
+    Parameters
+    ----------
+    side : {"both", "right", "left"}
+        Which leg to keep.
+    hip_slice : int, optional
+        Slice where the hip begins, in the scan's stored order; by default the range is found in the scan.
+    hip_tolerance : int
+        Slices kept beyond it towards the head.
+    denoise : bool
+        Whether to clean the labels as the network's description says.
+    confidence : bool
+        Whether to return the probability of each voxel's class.
+    laterality : {"R", "L"}, optional
+        Side of a single leg, as DICOM states it.
+    """
+
+    side: Literal["both", "right", "left"] = "both"
+    hip_slice: int | None = None
+    hip_tolerance: int = 50
+    denoise: bool = True
+    confidence: bool = False
+    laterality: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.side not in ("both", "right", "left"):
+            raise UsageError(f"side {self.side!r}", "both, right or left")
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What was found.
+
+    Parameters
+    ----------
+    labels : LabelMap
+        On the scan's own grid.
+    confidence : Volume or None
+        uint8, 255 times the probability of the network's choice; 0 outside the range.
+    sides : SideEvidence or None
+        How right and left were told apart; None for a network without sides.
+    slices : tuple of int
+        First slice and one past the last that were segmented, in the scan's stored order along ``axis``.
+    axis : int
+        Array axis along which the network's slices follow one another.
+    removed : mapping of str to Removed
+        What cleaning took from slices (``"slices"``) and across them (``"volume"``), by class; empty without.
+    seconds : mapping of str to float
+        Time that each step took; preparing overlaps with inferring.
+    warnings : tuple of str
+        What the user should know.
+    """
+
+    labels: LabelMap
+    confidence: Volume | None
+    sides: SideEvidence | None
+    slices: Range
+    axis: int
+    removed: Mapping[str, Removed]
+    seconds: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+def segment(
+    volume: Volume, runner: Runner, options: SegmentOptions | None = None, progress: Progress | None = None
+) -> Segmentation:
+    """Find the bones in a scan.
+
+    Parameters
+    ----------
+    volume : Volume
+        In any orientation; one slice is enough. Left alone.
+    runner : Runner
+        The network.
+    options : SegmentOptions, optional
+        What to do.
+    progress : callable, optional
+        Is told how far it is.
+
+    Returns
+    -------
+    Segmentation
+        The same bit for bit for the same scan, network and device.
+
+    Raises
+    ------
+    ScanError
+        If the scan is constant, or has values that are not finite.
+    ModelError
+        If the network's description does not fit its file.
+    UsageError
+        If the options make no sense for this scan.
+    """
+    return _Job(volume, runner, options or SegmentOptions(), progress or _silent).run()
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    """Say nothing."""
+
+
+@dataclass
+class _Clock:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: str, since: float) -> float:
+        now = time.perf_counter()
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - since
+        return now
+
+
+class _Job:
+    """One scan on its way."""
+
+    def __init__(self, volume: Volume, runner: Runner, options: SegmentOptions, progress: Progress) -> None:
+        self.volume, self.runner, self.options, self.progress = volume, runner, options, progress
+        self.plan: SlicePlan = plan_slices(volume.geometry, runner.spec)
+        self.classes = len(runner.spec.classes)
+        if options.side != "both" and not runner.spec.sided:
+            raise UsageError(f"side {options.side} of a network without sides", "both")
+        self.clock = _Clock()
+        self.warnings: list[str] = []
+        self.removed: dict[str, Removed] = {}
+
+    def run(self) -> Segmentation:
+        since = time.perf_counter()
+        self.window = intensity_window(self.volume.array, self.runner.spec.normalisation)
+        if self.plan.slices == 1:
+            self.warnings.append("a single slice: nothing can be cleaned or checked across slices")
+        span = self._range()
+        since = self.clock.add("range", since)
+        classes, confidence = self._infer(span)
+        since = time.perf_counter()
+        if self.options.denoise:
+            fraction = self.runner.spec.denoise.volume_fraction
+            classes, self.removed["volume"] = denoise_volume(classes, self.classes, fraction)
+            since = self.clock.add("denoise", since)
+        labels, evidence = self._sides(classes)
+        self.clock.add("sides", since)
+        ends = sorted((self.plan.slice_index(span[0]), self.plan.slice_index(span[1] - 1)))
+        return Segmentation(
+            labels=labels,
+            confidence=None if confidence is None else Volume(confidence, self.volume.geometry),
+            sides=evidence,
+            slices=(ends[0], ends[1] + 1),
+            axis=self.plan.axes[0],
+            removed=self.removed,
+            seconds=self.clock.seconds,
+            warnings=tuple(self.warnings),
+        )
+
+    def _range(self) -> Range:
+        options, everything = self.options, (0, self.plan.slices)
+        if options.hip_slice is not None:
+            orientation = self.runner.spec.orientation
+            return range_from_hip(self.plan, orientation, options.hip_slice, options.hip_tolerance)
+        found = find_range(self.plan, self._bone_area)
+        if found is None:
+            self.warnings.append("no bone was found in slices 15 mm apart: all slices were segmented")
+        return found or everything
+
+    def _bone_area(self, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Run the network on single slices; return how much bone each shows, in mm2 (n,)."""
+        pixel_mm2 = self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
+        area, light = np.zeros(len(slices)), np.zeros(len(slices))
+        for start in range(0, len(slices), self.runner.batch):
+            part = slices[start : start + self.runner.batch]
+            images = np.concatenate(
+                [prepare(self.volume.array, self.plan, self.window, s, s + 1) for s in part]
+            )
+            labels = crop(self.runner.run(images, self.plan.frame).labels, self.plan)
+            cleaned, _ = denoise_slices(np.ascontiguousarray(labels), self.classes, self.runner.spec.denoise)
+            area[start : start + len(part)] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
+            light[start : start + len(part)] = np.quantile(images[:, 0], 0.99, axis=(1, 2))
+            self.progress("range", start + len(part), len(slices))
+        return np.where(light >= AIR * light.max(), area, 0.0)
+
+    def _infer(self, span: Range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
+        """Return classes and confidence (i, j, k) on the scan's grid."""
+        classes = np.zeros_like(self.volume.array, np.uint8, subok=False)
+        confidence = np.zeros_like(classes) if self.options.confidence else None
+        for start, images in self._slabs(span):
+            since = time.perf_counter()
+            found = self.runner.run(images, self.plan.frame, self.options.confidence)
+            since = self.clock.add("infer", since)
+            labels = np.ascontiguousarray(crop(found.labels, self.plan))
+            if self.options.denoise:
+                labels, removed = denoise_slices(labels, self.classes, self.runner.spec.denoise)
+                before = self.removed.get("slices")
+                self.removed["slices"] = removed if before is None else before + removed
+                since = self.clock.add("denoise", since)
+            restore(labels, self.plan, classes, start)
+            if confidence is not None and found.confidence is not None:
+                restore(found.confidence, self.plan, confidence, start)
+            self.clock.add("restore", since)
+            self.progress("infer", start + len(images) - span[0], span[1] - span[0])
+        return classes, confidence
+
+    def _slabs(self, span: Range) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Give slabs in order; while one is inferred the next one is prepared, and no more."""
+        pending: deque[tuple[int, Future[npt.NDArray[np.float32]]]] = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for start in range(span[0], span[1], SLAB):
+                pending.append((start, pool.submit(self._prepare, start, min(start + SLAB, span[1]))))
+                if len(pending) > 1:
+                    first, images = pending.popleft()
+                    yield first, images.result()
+            while pending:
+                first, images = pending.popleft()
+                yield first, images.result()
+
+    def _prepare(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        since = time.perf_counter()
+        images = prepare(self.volume.array, self.plan, self.window, start, stop)
+        self.clock.add("prepare", since)
+        return images
+
+    def _sides(self, classes: npt.NDArray[np.uint8]) -> tuple[LabelMap, SideEvidence | None]:
+        names = self.runner.spec.classes
+        labels = LabelMap(classes, self.volume.geometry, plain_labels(names))
+        if not self.runner.spec.sided:
+            return labels, None
+        labels, evidence = split_sides(labels, names, self.options.laterality)
+        return (labels if self.options.side == "both" else keep_side(labels, self.options.side)), evidence
