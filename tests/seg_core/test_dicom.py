@@ -1,4 +1,3 @@
-import copy
 import shutil
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import pytest
 import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 from scipy.spatial.transform import Rotation
 
 from seg_core.dicom import Series, choose_series, find_series, read_series, search
@@ -439,64 +437,6 @@ def test_nothing_tells_who_the_patient_is(tmp_path):
     text = repr(find_series(tmp_path))
     assert "water" in text
     assert not any(word in text for word in ("Secret", "Hidden7", "Clinic"))
-
-
-def enhanced(path, volume, shuffle, times=1):
-    """Write an enhanced multi-frame file: position of each frame, the rest shared; slopes 0.5, 1, 1.5, ..."""
-    single = pydicom.dcmread(write(path.parent / "single", volume)[0][0])
-    dataset = copy.deepcopy(single)
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-    shared, orientation, measures = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = single.ImageOrientationPatient
-    measures.PixelSpacing, measures.SliceThickness = single.PixelSpacing, single.SliceThickness
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    for name in (
-        "ImageOrientationPatient",
-        "ImagePositionPatient",
-        "PixelSpacing",
-        "SliceThickness",
-        "ImageType",
-    ):
-        delattr(dataset, name)
-    lps = FLIP @ volume.geometry.affine
-    groups, pixels = [], []
-    for time in range(times):
-        for k in shuffle:
-            group, position, content, kind, values = (Dataset() for _ in range(5))
-            position.ImagePositionPatient = [float(v) for v in lps[:3, 3] + k * lps[:3, 2]]
-            content.TemporalPositionIndex = time + 1
-            kind.FrameType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
-            values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 0.5 + 0.5 * k, -k, "US"
-            group.PlanePositionSequence, group.FrameContentSequence = [position], [content]
-            group.MRImageFrameTypeSequence, group.PixelValueTransformationSequence = [kind], [values]
-            groups.append(group)
-            pixels.append(volume.array[:, :, k].T + time)
-    dataset.PerFrameFunctionalGroupsSequence = groups
-    dataset.NumberOfFrames = len(groups)
-    dataset.PixelData = np.array(pixels, "<i2").tobytes()
-    shutil.rmtree(path.parent / "single")
-    dataset.save_as(path)
-
-
-def test_enhanced_multi_frame(tmp_path):
-    volume = make_volume((4, 5, 6), degrees=(10, 20, 30))
-    enhanced(tmp_path / "multi", volume, shuffle=(3, 0, 5, 1, 4, 2))
-    result = read(tmp_path)
-    k = np.arange(6)
-    assert np.array_equal(result.array, volume.array * (0.5 + 0.5 * k) - k)
-    assert result.geometry.is_close(volume.geometry, 1e-6)
-    series = find_series(tmp_path)[0]
-    assert series.kind.image_type == ("ORIGINAL", "PRIMARY", "M", "NONE")
-    assert len(series.files) == 1
-
-
-def test_enhanced_multi_frame_in_time(tmp_path):
-    volume = make_volume((4, 5, 3))
-    enhanced(tmp_path / "multi", volume, shuffle=(2, 0, 1), times=2)
-    refused(tmp_path, ScanError, "2 volumes")
-    k = np.arange(3)
-    assert np.array_equal(read(tmp_path, "1:2").array, (volume.array + 1) * (0.5 + 0.5 * k) - k)
 
 
 def test_multi_frame_without_positions(tmp_path):
