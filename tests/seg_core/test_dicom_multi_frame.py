@@ -16,10 +16,10 @@ from trainers.dicom_writer import SeriesInfo, write_series
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def make_volume(shape, rotation=np.eye(3)):
+def make_volume(shape, rotation=None):
     array = np.random.default_rng(0).integers(-900, 900, shape).astype(np.int16)
     affine = np.eye(4)
-    affine[:3, :3] = FLIP[:3, :3] @ rotation * (0.9375, 1.25, 3.0)
+    affine[:3, :3] = FLIP[:3, :3] @ (np.eye(3) if rotation is None else rotation) * (0.9375, 1.25, 3.0)
     affine[:3, 3] = [101.25, -33.5, -740.5]
     return Volume(array, Geometry(shape, affine))
 
