@@ -64,6 +64,19 @@ def can_show(text: str, stream: TextIO) -> bool:
     return True
 
 
+_WORDS = {
+    "read": "reading",
+    "segment": "preparing",
+    "range": "finding the legs",
+    "infer": "segmenting",
+    "measure": "measuring",
+    "write": "writing",
+    "mesh": "making meshes",
+    "draw": "drawing",
+    "check": "checking",
+}
+
+
 class Progress:
     """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing if quiet.
 
@@ -103,6 +116,7 @@ class Progress:
         """Say how much of a step is done; ``total`` 0 where that is not known."""
         if self._verbosity < 0:
             return
+        step = _WORDS.get(step, step)
         if step != self._step:
             self._end_step()
             self._step, self._begun, self._quarter, self._drawn = step, self._clock(), 0, 0.0
@@ -126,7 +140,7 @@ class Progress:
             self._empty * (width - filled), dim=True
         )
         body = f"{bar} {share}" if total else "..."
-        self._stream.write(f"\r\x1b[2K{self._title}  {self._step:<12} {body}")
+        self._stream.write(f"\r\x1b[2K{self._title}  {self._step:<16} {body}")
         self._stream.flush()
 
     def _end_step(self) -> None:

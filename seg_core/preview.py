@@ -119,7 +119,7 @@ def draw_preview(
 
 def write_preview(path: str | Path, *args: Any, **kwargs: Any) -> None:
     """Write :func:`draw_preview` of the other arguments as PNG, without metadata."""
-    draw_preview(*args, **kwargs).save(path, format="PNG", optimize=True)
+    draw_preview(*args, **kwargs).save(path, format="PNG")
 
 
 def _lay_out(view: views.View, crop: tuple[slice, slice], panels: int, bones: int) -> _Layout:

@@ -6,6 +6,7 @@ Nothing in it identifies the patient: no path, no date, no header value but what
 import hashlib
 import json
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -121,19 +122,10 @@ def build_report(facts: RunFacts, folder: str | Path, checks: Sequence[Check]) -
 
 
 def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
-    """Write the report as JSON (UTF-8, two spaces)."""
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    Path(path).write_text(text, encoding="utf-8")
-
-
-def geometry_facts(geometry: Geometry) -> dict[str, Any]:
-    """Return shape, voxel sizes (mm), orientation and affine (RAS+ mm) of a grid."""
-    return {
-        "shape": list(geometry.shape),
-        "voxel_sizes_mm": list(geometry.voxel_sizes),
-        "orientation": geometry.orientation,
-        "affine_ras": geometry.affine.tolist(),
-    }
+    """Write the report as JSON (UTF-8, two spaces, short lists on one line)."""
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    text = re.sub(r"\[\s+([^][{}\"]*?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+    Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def check_label_file(path: str | Path, labelmap: LabelMap, scan: Geometry) -> list[Check]:

@@ -42,7 +42,7 @@ class BoneStatistics:
     centroid_mm : tuple of float or None
         Mean of the voxel centres, RAS+ mm; None if empty.
     components_removed : int
-        Pieces that cleaning took away.
+        Pieces that cleaning took away from the bone's class; both sides together, since cleaning comes first.
     confidence : float or None
         Mean over the voxels, 0 to 1; None if empty or not available.
     """

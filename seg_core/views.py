@@ -13,6 +13,7 @@ from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.moments import label_moments
 
 FloatArray = npt.NDArray[np.float64]
+_PANELS = 8
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
@@ -70,7 +71,7 @@ def choose_levels(labels: npt.NDArray[np.uint8], groups: Sequence[Sequence[int]]
     """Choose the levels to show, from the head down.
 
     First the level where each group (a bone, both sides) is widest; then, group by group, the level inside
-    its middle 80 % that lies farthest from those already chosen; two a bone, more where there are few bones.
+    its middle 80 % that lies farthest from those already chosen, until there are eight.
 
     Parameters
     ----------
@@ -91,7 +92,9 @@ def choose_levels(labels: npt.NDArray[np.uint8], groups: Sequence[Sequence[int]]
     if not widths:
         return sorted({int(level) for level in np.linspace(0, levels - 1, 6)[1:-1].round()}, reverse=True)
     chosen = {int(width.argmax()) for width in widths}
-    for width in widths * max(1, 6 // len(widths) - 1):
+    for width in widths * _PANELS:
+        if len(chosen) >= _PANELS:
+            break
         inside = np.flatnonzero(width)
         inside = inside[len(inside) // 10 : len(inside) - len(inside) // 10]
         distance = np.abs(inside[:, None] - sorted(chosen)).min(axis=1)

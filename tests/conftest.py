@@ -81,8 +81,8 @@ def make_legs(shape=(64, 64, 40), spacing=(4.0, 4.0, 10.0), sides=(1, -1)):
     for side in sides:
         r = np.hypot(x - side * 60, y)
         places = {
-            "tibia": (r < 17) & (z > 0.06) & (z < 0.42),
-            "femur": (r < 19) & (z > 0.47) & (z < 0.78),
+            "tibia": (r < 17) & (z > 0.06) & (z < 0.45),
+            "femur": (r < 19) & (z > 0.46) & (z < 0.78),
             "fibula": (np.hypot(x - side * 92, y + 10) < 9) & (z > 0.08) & (z < 0.4),
             "pelvis": (r < 34) & (z > 0.8) & (z < 0.93),
         }

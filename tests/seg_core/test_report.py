@@ -15,7 +15,6 @@ from seg_core.report import (
     build_report,
     check_label_file,
     check_mesh_file,
-    geometry_facts,
     peak_memory,
     sha256,
     write_report,
@@ -52,12 +51,15 @@ def test_the_report_lists_every_file_with_its_sum(tmp_path):
 
 def test_the_report_is_json_and_names_no_path(legs, tmp_path):
     rows = bone_statistics(legs[1])
-    report = build_report(facts(bones=rows, scan=geometry_facts(legs[0].geometry)), tmp_path, [])
+    report = build_report(
+        facts(bones=rows, scan={"affine": legs[0].geometry.affine, "odd": "[ 1,\n 2 ]"}), tmp_path, []
+    )
     write_report(tmp_path / "leg_report.json", report)
     text = (tmp_path / "leg_report.json").read_text()
     assert json.loads(text) == report
     assert str(tmp_path) not in text
     assert len(report["bones"]) == 8
+    assert report["scan"]["affine"] == legs[0].geometry.affine.tolist()
 
 
 def test_the_label_map_is_proved_and_a_wrong_one_found_out(legs, tmp_path):

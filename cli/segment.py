@@ -1,0 +1,212 @@
+"""`lls segment`: scans to labels, meshes, numbers and a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.console import Progress, debug_option, json_option, number, print_json, table, warn
+
+if TYPE_CHECKING:
+    from cli.job import Result, Settings
+    from seg_core.runner import Runner
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("scans", nargs=-1, type=_PATH, metavar="SCAN...")
+@click.option("-i", "--input", "more_scans", multiple=True, type=_PATH, help="A scan; the same as SCAN.")
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the results; made if missing.")
+@click.option("--model", default="default", show_default=True, help="The network: an ONNX file of lls.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="Where the network runs.",
+)
+@click.option(
+    "--side",
+    type=click.Choice(["both", "right", "left"]),
+    default="both",
+    show_default=True,
+    help="Which side's bones to keep.",
+)
+@click.option("--hip-slice", type=int, help="Slice, from 0, where the hip begins; found by default.")
+@click.option("--hip-tolerance", default=50, show_default=True, help="Slices kept above --hip-slice.")
+@click.option("--series", help="Number, UID or part of the description of the DICOM series that is meant.")
+@click.option("--no-denoise", is_flag=True, help="Leave the network's labels as they are.")
+@click.option("--confidence", is_flag=True, help="Also write the network's confidence as an image.")
+@click.option(
+    "--mesh-space",
+    type=click.Choice(["lps", "ras"]),
+    default="lps",
+    show_default=True,
+    help="Coordinates of the meshes; 3D Slicer expects LPS.",
+)
+@click.option("--name", help="What the files' names begin with.")
+@click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run.")
+@click.option("--strict", is_flag=True, help="Fail (8) if a bone is missing or cut, or a side unknown.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how long each step takes.")
+@json_option
+@debug_option
+@click.pass_context
+def segment(
+    ctx: click.Context, scans: Sequence[Path], more_scans: Sequence[Path], as_json: bool, **flags: Any
+) -> None:
+    """Find tibia, femur, fibula and pelvis of both legs in each SCAN.
+
+    SCAN is a folder of DICOM (searched through), a zip of one, a single file, .nii or .nii.gz. One bad
+    scan does not stop the others.
+    """
+    from cli.names import output_names
+
+    paths = [*scans, *more_scans]
+    if not paths:
+        raise click.UsageError("Missing argument 'SCAN...'.", ctx)
+    names = output_names(paths, flags["name"])
+    runner, settings = _open(flags)
+    if not flags["quiet"]:
+        taken = " (taken by auto)" if flags["device"] == "auto" else ""
+        click.echo(f"model {runner.spec.name} on {runner.device}{taken}", err=True)
+    outcomes: list[Result | Exception] = []
+    for path, name in zip(paths, names, strict=True):
+        outcomes.append(_attempt(path, name, runner, settings, flags))
+        if not as_json:
+            _print(name, outcomes[-1], several=len(paths) > 1)
+    if as_json:
+        print_json({"scans": [_record(name, found) for name, found in zip(names, outcomes, strict=True)]})
+    _conclude(list(zip(paths, outcomes, strict=True)))
+
+
+def _open(flags: dict[str, Any]) -> tuple["Runner", "Settings"]:
+    """Open the model, before any scan is read."""
+    from cli.job import Settings
+    from seg_core.runner import Runner
+    from seg_core.segment import SegmentOptions
+
+    runner = Runner(flags["model"], flags["device"])
+    options = SegmentOptions(
+        side=flags["side"],
+        hip_slice=flags["hip_slice"],
+        hip_tolerance=flags["hip_tolerance"],
+        denoise=not flags["no_denoise"],
+        confidence=flags["confidence"],
+    )
+    return runner, Settings(
+        flags["output"], options, flags["device"], flags["series"], flags["mesh_space"], flags["overwrite"]
+    )
+
+
+def _attempt(
+    path: Path, name: str, runner: "Runner", settings: "Settings", flags: dict[str, Any]
+) -> "Result | Exception":
+    """Run one job; an error becomes its outcome, so that the other scans have their turn."""
+    from cli.job import run_job
+    from seg_core.errors import QualityError
+
+    verbosity = -1 if flags["quiet"] else int(flags["verbose"])
+    try:
+        with Progress(name, verbosity) as progress:
+            result = run_job(path, name, runner, settings, progress)
+    except Exception as error:
+        return error
+    for text in result.report["warnings"]:
+        warn(f"{name}: {text}")
+    for check in result.report["checks"]:
+        if not check["passed"]:
+            warn(f"{name}: check failed: {check['check']} ({check['detail']})")
+    if flags["strict"] and result.shortcomings:
+        error = QualityError(
+            "; ".join(result.shortcomings),
+            "every bone whole, sides known, all checks passed",
+            f"look at {result.folder / name}_preview.png; the results were written",
+        )
+        error.add_note(name)
+        return error
+    return result
+
+
+def _print(name: str, outcome: "Result | Exception", several: bool) -> None:
+    from cli.job import Result
+
+    if isinstance(outcome, Result):
+        click.echo(_summary(outcome))
+    elif several:
+        click.echo(f"{click.style(name, bold=True)}  {click.style('failed', fg='red')}: {_reason(outcome)}\n")
+
+
+def _reason(error: BaseException) -> str:
+    from cli.main import as_lls_error
+
+    known = as_lls_error(error)
+    return known.found.splitlines()[0] if known else f"{type(error).__name__}: {error}"
+
+
+_COLOURS = {"found": "green", "truncated": "yellow", "empty": "red"}
+
+
+def _summary(result: "Result") -> str:
+    """Return the table of one scan with where its files are."""
+    scan = result.report["scan"]
+    shape = " x ".join(map(str, scan["shape"]))
+    spacing = " x ".join(f"{mm:.4g}" for mm in scan["spacing_mm"])
+    rows = [
+        (
+            row.bone,
+            row.side,
+            click.style(row.status, fg=_COLOURS[row.status]),
+            number(row.volume_cm3, 1, "cm3") if row.voxels else "-",
+            number(row.length_mm, 0, "mm"),
+            number(row.confidence, 2),
+        )
+        for row in result.bones
+    ]
+    meshes = sum(file.endswith(".ply") for file in result.files)
+    others = [file.removeprefix(f"{result.name}_") for file in result.files if not file.endswith(".ply")]
+    return "\n".join(
+        [
+            f"{click.style(result.name, bold=True)}  {shape} voxels of {spacing} mm",
+            table(("bone", "side", "status", "volume", "length", "confidence"), rows, left=3),
+            f"  sides: {result.report['sides']['detail']}",
+            f"  {result.folder / result.name}_*: {', '.join(others)}, {meshes} meshes\n",
+        ]
+    )
+
+
+def _record(name: str, outcome: "Result | Exception") -> dict[str, Any]:
+    from cli.job import Result
+    from cli.main import as_lls_error
+
+    if isinstance(outcome, Result):
+        kept = {key: outcome.report[key] for key in ("bones", "sides", "warnings", "checks")}
+        return {"name": name, "folder": str(outcome.folder), "files": outcome.files} | kept
+    known = as_lls_error(outcome)
+    return {
+        "name": name,
+        "error": {
+            "type": type(known or outcome).__name__,
+            "exit_code": known.exit_code if known else 1,
+            "found": known.found if known else str(outcome),
+            "expected": known.expected if known else "",
+            "fix": known.fix if known else "",
+        },
+    }
+
+
+def _conclude(outcomes: Sequence[tuple[Path, "Result | Exception"]]) -> None:
+    """Raise the error of a single scan, or say which of several failed and why."""
+    from seg_core.errors import BatchError
+
+    failed = [(path, outcome) for path, outcome in outcomes if isinstance(outcome, Exception)]
+    if not failed:
+        return
+    if len(outcomes) == 1:
+        raise failed[0][1]
+    lines = "".join(f"\n  {path}: {_reason(error)}" for path, error in failed)
+    raise BatchError(
+        f"{len(failed)} of {len(outcomes)} scans failed{lines}", fix="run these alone to see all about each"
+    ) from failed[0][1]
