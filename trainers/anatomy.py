@@ -1,7 +1,7 @@
 """A subject's skeleton from the waist down: both legs, pelvis, and the bones beside them.
 
-The shapes are real adults' (``trainers.shape_model``) or anyone's meshes. A child is a scaled adult: a proxy, not
-a child's anatomy. All coordinates are RAS+ mm with z up along the body and the midline near x = 0.
+The shapes are real adults' (``trainers.shape_model``) or anyone's meshes. A child is a scaled adult: a proxy,
+not a child's anatomy. All coordinates are RAS+ mm with z up along the body and the midline near x = 0.
 """
 
 from collections.abc import Mapping
@@ -39,8 +39,8 @@ class AnatomyConfig:
     Parameters
     ----------
     seed : int
-        Decides everything that is drawn: shape (unless ``subject`` or ``bones`` is given), differences between
-        the legs, pose, feet and hands.
+        Decides everything that is drawn: shape (unless ``subject`` or ``bones`` is given), differences
+        between the legs, pose, feet and hands.
     subject : int, optional
         One of the 26 real adults, 0 to 25.
     bones : Path, optional
@@ -98,8 +98,8 @@ class Anatomy:
         Bones that are not labelled: patellae, sacrum, feet, hands and forearms, lumbar spine.
     landmarks : mapping of str to ndarray, (3,)
         For both sides ``right_`` ``hip`` (centre of the femoral head), ``trochanter``, ``knee``, ``ankle``,
-        ``toe``, ``heel``, ``asis``, ``crest``, ``ischium``, ``elbow``, ``wrist``, ``fingertip``; and ``pubis``,
-        ``promontory``, ``spine_top``. Always all of them: those that no bone shows are estimated.
+        ``toe``, ``heel``, ``asis``, ``crest``, ``ischium``, ``elbow``, ``wrist``, ``fingertip``; and
+        ``pubis``, ``promontory``, ``spine_top``. Always all of them: those that no bone shows are estimated.
     femur_mm : float
         Length of the femur, by which soft tissue is proportioned.
     """
@@ -178,7 +178,7 @@ def _config_of_mean(config: AnatomyConfig) -> AnatomyConfig:
 
 
 def _posed(model: ShapeModel, config: AnatomyConfig, rng: np.random.Generator) -> dict[str, Mesh]:
-    """Return both legs, hip bones and sacrum of a real or drawn subject, scaled, posed and free of overlaps."""
+    """Return both legs, hip bones and sacrum of a real or drawn subject, scaled and posed."""
     own = model.draw_scores(rng) if config.subject is None else model.subject_scores(config.subject)
     _, axes = model.training_basis
     other = own + config.asymmetry * (axes @ truncated_normal(rng, axes.shape[1], 2.0))
@@ -233,30 +233,30 @@ def _without_overlaps(meshes: dict[str, Mesh]) -> dict[str, Mesh]:
     """Move the legs' bones until cartilage fits between them; what still touches is pushed back."""
     out = dict(meshes)
     for side in SIDES:
-        names = {bone: f"{side}_{bone}" for bone in (*LEG, "pelvis")}
-
-        def fit(
-            bone: str, to: str, along: tuple[str, ...], gap: tuple[float, float], towards: FloatArray | None = None,
-            names: Mapping[str, str] = names,
-        ) -> None:  # fmt: skip
-            fixed = SignedSurface.of(out[names[to]])
-            shift = contact_shift(out[names[bone]].vertices_mm, fixed, gap, towards)
-            for name in along:
-                out[names[name]] = _shifted(out[names[name]], shift)
-
-        up, back = np.array([0.0, 0.0, 1.0]), np.array([0.0, -1.0, 0.0])
-        fit("femur", "pelvis", LEG, (2.0, 3.5))
-        fit("tibia", "femur", ("tibia", "fibula", "patella"), (3.0, 4.0), up)
-        fit("fibula", "tibia", ("fibula",), (1.5, 3.0))
-        fit("patella", "femur", ("patella",), (3.0, 5.0), back)
-        fit("patella", "tibia", ("patella",), (2.0, 5.0))
-    for name, solid, gap in _CARVED:
+        for bone, neighbour, moved, gap, towards in _FITTED:
+            solid = SignedSurface.of(out[f"{side}_{neighbour}"])
+            way = None if towards is None else np.array(towards)
+            shift = contact_shift(out[f"{side}_{bone}"].vertices_mm, solid, gap, way)
+            for name in moved:
+                out[f"{side}_{name}"] = _shifted(out[f"{side}_{name}"], shift)
+    for name, solid_name, keep in _CARVED:
         for side in SIDES:
-            first, second = name.format(side), solid.format(side)
-            out[first] = carve(out[first], SignedSurface.of(out[second]), gap)
+            first, second = name.format(side), solid_name.format(side)
+            out[first] = carve(out[first], SignedSurface.of(out[second]), keep)
     return out
 
 
+# A bone, its neighbour, what moves with it, the least gap between them (mm: from, to), and the direction in
+# which it may be brought nearer.
+_FITTED: tuple[
+    tuple[str, str, tuple[str, ...], tuple[float, float], tuple[float, float, float] | None], ...
+] = (
+    ("femur", "pelvis", LEG, (2.0, 3.5), None),
+    ("tibia", "femur", ("tibia", "fibula", "patella"), (3.0, 4.0), (0.0, 0.0, 1.0)),
+    ("fibula", "tibia", ("fibula",), (1.5, 3.0), None),
+    ("patella", "femur", ("patella",), (3.0, 5.0), (0.0, -1.0, 0.0)),
+    ("patella", "tibia", ("patella",), (2.0, 5.0), None),
+)
 # A bone, what it gives way to, and the distance (mm) that its vertices then keep.
 _CARVED = (
     ("left_pelvis", "right_pelvis", 2.0),
@@ -278,7 +278,7 @@ def _completed(
     others = {name: mesh for name, mesh in meshes.items() if name not in bones}
     points = _with_missing(bone_landmarks(bones), template)
     femurs = [greatest_length(bones[f"{s}_femur"]) for s in SIDES if f"{s}_femur" in bones]
-    size = float(np.mean(femurs or [1.1 * np.linalg.norm(points["left_hip"] - points["left_knee"])]))
+    size = float(np.mean(femurs or [1.1 * float(np.linalg.norm(points["left_hip"] - points["left_knee"]))]))
     for side in SIDES:
         shank = points[f"{side}_ankle"] - points[f"{side}_knee"]
         parts, places = foot(side, points[f"{side}_ankle"], shank / np.linalg.norm(shank), size, rng)

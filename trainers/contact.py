@@ -9,6 +9,7 @@ from scipy.spatial import KDTree
 from seg_core.ply import Mesh
 
 FloatArray = npt.NDArray[np.float64]
+_FARTHEST_MM = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +43,19 @@ class SignedSurface:
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         return cls(points, normals, KDTree(points))
 
-    def distance(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def distance(self, points: FloatArray, reach: float = 15.0) -> tuple[FloatArray, FloatArray]:
         """Return signed distances (n,) in mm, positive outside, and the nearest normals (n, 3).
 
         Along the nearest point's normal, so good to a fraction of a millimetre near a smooth surface only.
+        Points with no surface within ``reach`` (mm) are infinitely far, with a normal of zero.
         """
-        away, nearest = self.tree.query(points)
-        normals = self.normals[nearest]
-        along = np.einsum("ni,ni->n", points - self.points[nearest], normals)
-        return np.where(away < 10, along, np.copysign(away, along)), normals
+        away, nearest = self.tree.query(points, distance_upper_bound=reach)
+        nearest = np.asarray(nearest)
+        near = np.isfinite(away)
+        distance, normals = np.full(len(points), np.inf), np.zeros((len(points), 3))
+        normals[near] = self.normals[nearest[near]]
+        distance[near] = np.einsum("ni,ni->n", points[near] - self.points[nearest[near]], normals[near])
+        return distance, normals
 
 
 def contact_shift(
@@ -67,20 +72,27 @@ def contact_shift(
     gap : (float, float)
         Least distance in mm where they are too near, and above which they are brought together.
     stiff : ndarray, (3,), optional
-        The only direction in which the bone may be brought nearer (a unit vector towards the fixed bone).
+        The only direction in which the bone moves (a unit vector towards the fixed bone); any if None.
     """
     shift = np.zeros(3)
+    moving = moving[np.isfinite(fixed.tree.query(moving, distance_upper_bound=30.0)[0])]
+    if not len(moving):
+        return shift
     for _ in range(25):
         distance, normals = fixed.distance(moving + shift)
         near = distance < gap[0]
         if not near.any():
             if stiff is None or distance.min() <= gap[1]:
                 break
-            shift = shift + stiff * (distance.min() - gap[0]) * 0.7
+            shift = shift + stiff * min(distance.min() - gap[0], 10.0) * 0.7
             continue
         n, missing = normals[near], gap[0] - distance[near]
+        if stiff is not None:  # straight away: sideways it could slip past its neighbour
+            shift = shift - stiff * 0.7 * missing.max()
+            continue
         # Least squares, held back a little: the walls of a socket push against each other.
         shift = shift + np.linalg.solve(n.T @ n + 0.02 * len(n) * np.eye(3), n.T @ missing)
+        shift *= min(1.0, _FARTHEST_MM / max(float(np.linalg.norm(shift)), 1e-9))  # not out of its socket
     return shift
 
 

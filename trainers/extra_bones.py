@@ -152,7 +152,7 @@ def arm(
     hip, trochanter = landmarks[f"{side}_hip"], landmarks[f"{side}_trochanter"]
     beside = rng.random() < 0.65
     out, front = (
-        (rng.uniform(0.24, 0.32), rng.uniform(0.0, 0.12)) if beside else (-0.05, rng.uniform(0.3, 0.36))
+        (rng.uniform(0.15, 0.24), rng.uniform(0.0, 0.12)) if beside else (-0.05, rng.uniform(0.3, 0.36))
     )
     wrist = np.array([trochanter[0] + sign * out * size, hip[1] + front * size, hip[2]])
     wrist[2] += size * rng.uniform(-0.05, 0.25)
