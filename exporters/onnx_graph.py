@@ -33,8 +33,8 @@ def finish(model: onnx.ModelProto, spec: ModelSpec, weights: str = "float32") ->
     Returns
     -------
     ModelProto
-        With the further outputs ``labels`` and ``confidence`` (255 times the chosen class's probability), both
-        uint8 (n, rows, columns), of the size that the optional input ``size`` (int64, rows and columns) gives.
+        With the further outputs ``labels`` and ``confidence`` (255 times the probability of the class), uint8
+        (n, rows, columns). The optional input ``size`` (int64: rows, columns) gives their size.
 
     Raises
     ------

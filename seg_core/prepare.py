@@ -73,8 +73,8 @@ def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
     """Plan how the slices of a scan become the network's.
 
     Axes are exchanged and turned round so that they run to the nearest axes of the network's orientation;
-    nothing is interpolated between slices. Then one resize takes the frame to the network's grid, one the logits
-    back, both mapping the outer edges of the one to those of the other.
+    nothing is interpolated between slices. Then one resize takes the frame to the network's grid, another the
+    logits back, both mapping the outer edges of the one to those of the other.
 
     Parameters
     ----------

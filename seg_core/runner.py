@@ -289,7 +289,7 @@ def _check_graph(session: Any, spec: ModelSpec, name: str) -> None:
     axis = 1 if spec.layout == "NCHW" else 3
     for tensor, count in ((inputs["image"], spec.channels), (outputs["logits"], len(spec.classes) + 1)):
         shape = tensor.shape
-        if len(shape) != 4 or (isinstance(shape[axis], int) and shape[axis] != count):
+        if len(shape) != 4 or shape[axis] != count:
             raise ModelError(
                 f"{name}: {tensor.name} is {shape}",
                 f"4 axes, {count} channels on axis {axis}",

@@ -1,0 +1,225 @@
+import hashlib
+import sys
+from importlib import metadata
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
+from seg_core.model_spec import METADATA_KEY, Grid
+from seg_core.runner import Runner
+
+
+def random_images(n, channels=3, shape=(32, 64), seed=0):
+    return np.random.default_rng(seed).random((n, channels, *shape), dtype=np.float32)
+
+
+def nearest_class(images):
+    """The class of each pixel of the band network: the middle channel, rounded to steps of 0.2."""
+    return np.clip(np.rint(images[:, 1] * 5), 0, 4).astype(np.uint8)
+
+
+def test_labels_are_those_that_the_network_was_made_for(band_model):
+    images = random_images(5)
+    found = Runner(band_model(), "cpu").run(images, (32, 64))
+    edge = np.abs(images[:, 1] * 5 % 1 - 0.5) < 1e-4  # between two classes rounding decides
+    assert np.array_equal(found.labels[~edge], nearest_class(images)[~edge])
+    assert found.labels.dtype == np.uint8
+    assert found.confidence is None
+
+
+def test_confidence_is_the_probability_of_the_chosen_class(band_model):
+    runner, images = Runner(band_model(), "cpu"), random_images(3)
+    found = runner.run(images, (32, 64), confidence=True)
+    logits = runner.logits(images).astype(np.float64)
+    exponent = np.exp(logits - logits.max(1, keepdims=True))
+    probability = (exponent / exponent.sum(1, keepdims=True)).max(1)
+    assert np.abs(found.confidence - 255 * probability).max() <= 0.5 + 1e-3
+    assert np.array_equal(found.labels, logits.argmax(1))
+
+
+@pytest.fixture(scope="module")
+def runners(tiny_model):
+    return {threads: Runner(tiny_model, "cpu", threads) for threads in (1, 2)}
+
+
+@settings(deadline=None, max_examples=10)
+@given(n=st.integers(0, 9), cut=st.integers(0, 9), threads=st.sampled_from([1, 2]))
+def test_results_do_not_depend_on_how_many_are_given_at_once(runners, n, cut, threads):
+    images = random_images(n, channels=1)
+    whole = runners[1].run(images, (50, 70), confidence=True)
+    parts = [runners[threads].run(part, (50, 70), confidence=True) for part in (images[:cut], images[cut:])]
+    assert np.array_equal(whole.labels, np.concatenate([p.labels for p in parts]))
+    assert np.array_equal(whole.confidence, np.concatenate([p.confidence for p in parts]))
+
+
+def test_channels_last_gives_the_same(band_model):
+    images = random_images(5)
+    first, last = (Runner(band_model(layout=layout), "cpu") for layout in ("NCHW", "NHWC"))
+    assert np.array_equal(first.run(images, (40, 80)).labels, last.run(images, (40, 80)).labels)
+    assert np.array_equal(first.logits(images), last.logits(images))
+
+
+def test_size_is_optional_in_the_file(band_model):
+    session = onnxruntime.InferenceSession(band_model(), providers=["CPUExecutionProvider"])
+    images = random_images(2)
+    assert session.run(["labels"], {"image": images})[0].shape == (2, 512, 512)
+    fed = session.run(["labels"], {"image": images, "size": np.array([33, 7])})[0]
+    assert fed.shape == (2, 33, 7)
+
+
+def test_upsampling_maps_edges_to_edges(band_model):
+    # A step between two columns stays in the middle at any size.
+    images = np.zeros((1, 3, 32, 64), np.float32)
+    images[..., 32:] = 0.8
+    labels = Runner(band_model(), "cpu").run(images, (32, 640)).labels[0]
+    assert not labels[:, :315].any()
+    assert (labels[:, 325:] == 4).all()
+    assert np.array_equal((labels == 0).sum(1), (labels == 4).sum(1))
+
+
+def test_facts_of_the_file(band_model, band_spec, tmp_path, capfd):
+    data = band_model()
+    (tmp_path / "bands.onnx").write_bytes(data)
+    runner = Runner(tmp_path / "bands.onnx")
+    assert runner.spec == band_spec()
+    assert runner.fingerprint == hashlib.sha256(data).hexdigest()
+    assert runner.device == "cpu"
+    runner.run(random_images(1), (8, 8))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("data", [b"", b"not a network", b"\x08\x0a\x12" + bytes(50)])
+def test_a_file_that_is_no_onnx_is_refused(data):
+    with pytest.raises(ModelError, match="cannot be opened as ONNX"):
+        Runner(data)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="cannot be read"):
+        Runner(tmp_path / "none.onnx")
+    with pytest.raises(ModelError, match="cannot be read"):
+        Runner(tmp_path)
+
+
+def changed(data, change):
+    model = onnx.load_from_string(data)
+    change(model)
+    return model.SerializeToString()
+
+
+def set_opset(model):
+    model.opset_import[0].version = 99
+
+
+def set_description(model):
+    model.metadata_props[0].value = "{"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.ClearField("metadata_props"), "without a description"),
+        (set_description, "cannot be read"),
+        (set_opset, "cannot be opened"),
+        (lambda m: m.graph.output.pop(), "has \\['labels', 'logits'\\]"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_refused(band_model, change, message):
+    with pytest.raises(ModelError, match=message):
+        Runner(changed(band_model(), change), "cpu")
+
+
+def test_a_description_of_other_channels_or_classes_is_refused(band_model, band_spec):
+    for other in (band_spec(channels=5), band_spec(layout="NHWC")):
+
+        def describe(model, other=other):
+            model.metadata_props[0].value = other.to_json()
+
+        with pytest.raises(ModelError, match="image is"):
+            Runner(changed(band_model(), describe), "cpu")
+
+
+def test_a_foreign_network_is_refused():
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["a"], ["b"])],
+        "g",
+        [value("a", 1, [1])],
+        [value("b", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(ModelError, match=METADATA_KEY):
+        Runner(model.SerializeToString(), "cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "openvino"])
+def test_a_device_that_is_not_there_is_an_error(band_model, device):
+    if {"cuda": "CUDA", "openvino": "OpenVINO"}[device] + "ExecutionProvider" in (
+        onnxruntime.get_available_providers()
+    ):
+        pytest.skip(f"this ONNX Runtime offers {device}")
+    with pytest.raises(DeviceError, match=device):
+        Runner(band_model(), device)
+    assert Runner(band_model(), "auto").device == "cpu"
+
+
+def test_a_provider_that_falls_back_silently_is_an_error(band_model, monkeypatch):
+    # ONNX Runtime of a machine without a working driver: offers CUDA, then computes on the CPU.
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda d, o, providers: session(d, o, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(DeviceError, match="did not start"):
+        Runner(band_model(), "cuda")
+    assert Runner(band_model(), "auto").device == "cpu"
+
+
+def test_two_runtimes_in_one_folder_are_named(band_model, monkeypatch):
+    monkeypatch.setattr(metadata, "distribution", lambda name: name)
+    with pytest.raises(MissingPackageError, match="pip uninstall onnxruntime onnxruntime-gpu"):
+        Runner(band_model())
+
+
+def test_no_runtime_names_the_extras(band_model, monkeypatch):
+    data = band_model()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match=r"lls\[cpu\]"):
+        Runner(data)
+
+
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [
+        (np.zeros((1, 2, 32, 64), np.float32), (8, 8)),
+        (np.zeros((1, 3, 32, 64)), (8, 8)),
+        (np.zeros((3, 32, 64), np.float32), (8, 8)),
+        (np.zeros((1, 3, 33, 64), np.float32), (8, 8)),
+        (np.zeros((1, 3, 32, 64), np.float32), (0, 8)),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(band_model, images, size):
+    with pytest.raises(UsageError):
+        Runner(band_model(), "cpu").run(images, size)
+
+
+def test_options_that_make_no_sense(band_model):
+    with pytest.raises(UsageError, match="device"):
+        Runner(band_model(), "tpu")
+    with pytest.raises(UsageError, match="threads"):
+        Runner(band_model(), threads=0)
+
+
+def test_other_grids_are_described(band_model):
+    spec = Runner(band_model(grid=Grid("spacing", spacing_mm=(2.0, 1.5))), "cpu").spec
+    assert spec.grid == Grid("spacing", spacing_mm=(2.0, 1.5))
