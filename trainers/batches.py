@@ -29,6 +29,8 @@ class Draw:
         How many to draw.
     batch : int
         Samples a batch; a last smaller one is left out.
+    columns : int
+        Width of a random window that each sample is cut to; 0 keeps the whole width.
     """
 
     seed: int
@@ -36,6 +38,7 @@ class Draw:
     slices: int
     samples: int
     batch: int
+    columns: int = 0
 
 
 def epoch_order(draw: Draw) -> npt.NDArray[np.int64]:
@@ -86,6 +89,21 @@ def training_batches(
                 yield pending.popleft().result()  # type: ignore[attr-defined]
         while pending:
             yield pending.popleft().result()  # type: ignore[attr-defined]
+
+
+def _cut(
+    images: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], seeds: npt.NDArray[np.int64], columns: int
+) -> Batch:
+    """Keep a window of columns of each sample, drawn from its seeds."""
+    room = images.shape[-1] - columns
+    if room < 0:
+        raise UsageError(f"windows of {columns} columns", f"at most the {images.shape[-1]} of the slices")
+    starts = [int(np.random.default_rng((*seed, 1)).integers(room + 1)) for seed in seeds]
+    windows = [slice(start, start + columns) for start in starts]
+    return (
+        np.stack([image[..., window] for image, window in zip(images, windows, strict=True)]),
+        np.stack([label[:, window] for label, window in zip(labels, windows, strict=True)]),
+    )
 
 
 def fixed_subset(slices: int, samples: int) -> npt.NDArray[np.int64]:
