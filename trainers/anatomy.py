@@ -217,7 +217,7 @@ def _pose_leg(
     spread, turned, raised, bent = truncated_normal(rng, 4, 2.0) * amount
     hip_turn = (
         _turn("x", 2.0 + 2.0 * raised)
-        @ _turn("y", -sign * (4.5 + 1.2 * spread))
+        @ _turn("y", -sign * (2.5 + 1.2 * spread))
         @ _turn("z", -sign * 6 * turned)
     )
     hip = femoral_head(meshes[f"{side}_femur"], side)[0]
@@ -266,7 +266,7 @@ _CARVED = (
     ("{}_fibula", "{}_femur", 2.0),
     ("{}_patella", "{}_femur", 2.0),
     ("{}_patella", "{}_tibia", 1.5),
-    ("sacrum", "{}_pelvis", 1.0),
+    ("sacrum", "{}_pelvis", 1.5),
 )
 
 
@@ -296,7 +296,7 @@ def _completed(
         ):
             if near.format(side) in bones:
                 solid = SignedSurface.of(bones[near.format(side)])
-                others[name.format(side)] = carve(others[name.format(side)], solid, 2.0)
+                others[name.format(side)] = carve(others[name.format(side)], solid, 3.0)
     return Anatomy(bones, others, points, size)
 
 

@@ -160,7 +160,8 @@ def arm(
     if not beside:
         lean = np.array([sign * rng.uniform(0.35, 0.5), -rng.uniform(0.2, 0.35), 1.0])
     up = _unit(lean)
-    down = _unit(-up + np.array([0.0, rng.uniform(-0.1, 0.2), 0.0]))
+    # A hand in front lies flat on the belly or thigh.
+    down = _unit(-up * [1.0, 1.0 if beside else 0.0, 1.0] + np.array([0.0, rng.uniform(-0.1, 0.1), 0.0]))
     elbow = wrist + 0.55 * size * up
     # Across the palm towards the thumb: to the front when the palm faces the thigh.
     across = _unit(np.cross(down, [sign, 0.0, 0.0]) * -sign) if beside else np.array([-sign, 0.0, 0.0])
