@@ -296,8 +296,9 @@ def _single_leg(bones: _Bones, laterality: str | None) -> tuple[LabelMap, SideEv
             detail = "two bones of a kind that do not lie side by side"
         evidence = SideEvidence("unknown", detail, _listed(bones, nothing, nothing > 0))
         return _plain(bones.labels, bones.classes), evidence
-    sides = _set_aside(bones, side)
     conflict = header * fibula < 0
+    # Where header and anatomy contradict each other, the inner side of the leg is not known.
+    sides = np.full(bones.all.sizes.size, side, np.int8) if conflict else _set_aside(bones, side)
     word = "right" if side > 0 else "left"
     detail = f"one leg: the {word} one, as the fibula lies on the {word} of the tibia"
     if header:
