@@ -32,7 +32,7 @@ _MORE_COLOURS: tuple[Colour, ...] = ((177, 151, 252), (59, 201, 219), (255, 212,
 
 _FINE = 2  # drawn at twice the size, so that Pillow's hard edges become soft
 _MARGIN, _GAP, _HEADER, _FOOTER = 28, 10, 76, 40
-_PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_HEIGHT = 450, 330, 760
+_PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_HEIGHT = 500, 330, 900
 _FRONT_WIDTH, _LEGEND_ROW = 620, 34
 
 

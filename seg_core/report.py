@@ -124,7 +124,7 @@ def build_report(facts: RunFacts, folder: str | Path, checks: Sequence[Check]) -
 def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
     """Write the report as JSON (UTF-8, two spaces, short lists on one line)."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    text = re.sub(r"\[\s+([^][{}\"]*?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+    text = re.sub(r"\[\n\s+([^][{}\"]*?)\n\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
     Path(path).write_text(text + "\n", encoding="utf-8")
 
 
