@@ -78,7 +78,8 @@ def training_batches(
         seeds = np.column_stack(
             [np.full_like(positions, draw.seed), np.full_like(positions, draw.epoch), positions]
         )
-        return augment(images, labels, seeds, options)
+        images, labels = augment(images, labels, seeds, options)
+        return _cut(images, labels, seeds, draw.columns) if draw.columns else (images, labels)
 
     # Two ahead are enough: a batch takes tens of milliseconds, a training step more.
     with ThreadPoolExecutor(1) as pool:

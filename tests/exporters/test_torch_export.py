@@ -1,0 +1,172 @@
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from exporters.onnx_graph import finish, write
+from exporters.parity import Tolerance, check
+from exporters.torch import ExportOptions, export, fold_batchnorm
+from seg_core.errors import ModelError, OutputError, UsageError
+from seg_core.model_spec import METADATA_KEY, Grid, ModelSpec
+from seg_core.runner import Runner
+
+SPEC = ModelSpec(
+    "small", ("tibia", "femur"), grid=Grid("size", (32, 64)), provenance={"licence": "Apache-2.0"}
+)
+SAMPLES = np.random.default_rng(0).random((3, 3, 32, 64), dtype=np.float32)
+
+
+class Small(torch.nn.Module):
+    """Two levels with BatchNorm, a skip and an upsampling, as the real one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(8)
+        self.down = torch.nn.Sequential(
+            torch.nn.Conv2d(8, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU()
+        )
+        self.head = torch.nn.Conv2d(16, 3, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.nn.functional.interpolate(self.down(x), scale_factor=2.0, mode="nearest")
+        return self.head(torch.cat([x, y], 1))
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = Small()
+    with torch.no_grad():
+        for _ in range(20):  # statistics of BatchNorm that are not 0 and 1
+            network(torch.rand(4, 3, 32, 64) * 2)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "small.onnx"
+    return export(network, SPEC, path, SAMPLES)
+
+
+def test_the_file_computes_what_the_framework_computes(network, exported):
+    runner = Runner(exported.path, "cpu")
+    for shape in ((1, 3, 32, 32), (5, 3, 96, 64)):
+        images = np.random.default_rng(1).random(shape, dtype=np.float32)
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(images)).numpy()
+        assert np.abs(runner.logits(images) - logits).max() < 1e-5
+        same = runner.run(images, shape[2:]).labels == logits.argmax(1)
+        assert same.mean() > 0.999
+    assert exported.parity.logits < 1e-5
+    assert exported.rounding.logits < 1e-5
+
+
+def test_labels_come_from_upsampled_logits(network, exported):
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(SAMPLES))
+        up = torch.nn.functional.interpolate(logits, (80, 150), mode="bilinear", align_corners=False)
+    found = Runner(exported.path, "cpu").run(SAMPLES, (80, 150), confidence=True)
+    assert (found.labels == up.argmax(1).numpy()).mean() > 0.999
+    assert np.abs(found.confidence - 255 * up.softmax(1).amax(1).numpy()).max() < 0.6
+
+
+def test_the_file_describes_itself_and_nothing_else(exported):
+    model = onnx.load(exported.path)
+    assert model.ir_version == 10
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
+    assert [p.key for p in model.metadata_props] == [METADATA_KEY]
+    assert ModelSpec.from_json(model.metadata_props[0].value) == SPEC
+    assert "BatchNormalization" not in {n.op_type for n in model.graph.node}
+    content = exported.path.read_bytes()
+    for word in (b".py", b"/site-packages", b"Traceback", b"pytorch"):
+        assert word not in content
+    assert not any(item.metadata_props for item in (*model.graph.node, *model.graph.input, model.graph))
+
+
+def test_the_same_bytes_twice(network, exported, tmp_path):
+    again = export(network, SPEC, tmp_path / "other.onnx", SAMPLES)
+    assert again.sha256 == exported.sha256
+    assert again.path.read_bytes() == exported.path.read_bytes()
+
+
+def test_float16_weights_halve_the_file_and_stay_exact(network, exported, tmp_path):
+    half = export(network, SPEC, tmp_path / "half.onnx", SAMPLES, ExportOptions("float16"))
+    assert half.parity.logits < 1e-5
+    assert 1e-6 < half.rounding.logits < 1e-2
+    saved = exported.path.stat().st_size - half.path.stat().st_size
+    weights = sum(p.numel() for p in network.parameters() if p.ndim > 1)
+    assert saved > weights  # two bytes each, less what the casts take
+    assert half.sha256 != exported.sha256
+
+
+def test_the_gate_refuses_another_network(network, exported):
+    model = onnx.load(exported.path)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(SAMPLES)).numpy()
+    check(model, SAMPLES, logits, Tolerance())
+    with pytest.raises(ModelError, match="differ"):
+        check(model, SAMPLES, logits + 0.1 * logits.std(), Tolerance())
+    swapped = logits[:, [1, 0, 2]]
+    with pytest.raises(ModelError, match="differ"):
+        check(model, SAMPLES, swapped, Tolerance(logits=1e9))
+    with pytest.raises(ModelError, match="finite"):
+        check(model, SAMPLES, logits * np.float32(np.nan), Tolerance())
+
+
+def test_nothing_is_written_when_the_gate_refuses(network, tmp_path):
+    with pytest.raises(ModelError, match="differ"):
+        export(network, SPEC, tmp_path / "x.onnx", SAMPLES, ExportOptions(tolerance=Tolerance(logits=0.0)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_is_refused(network, tmp_path):
+    path = tmp_path / "x.onnx"
+    for spec, samples in (
+        (replace(SPEC, layout="NHWC"), SAMPLES),
+        (SPEC, SAMPLES[:1]),
+        (SPEC, SAMPLES[:, :2]),
+        (SPEC, SAMPLES.astype(float)),
+    ):
+        with pytest.raises(UsageError):
+            export(network, spec, path, samples)
+    with pytest.raises(ModelError, match="classes"):
+        export(network, replace(SPEC, classes=("tibia",)), path, SAMPLES)
+    with pytest.raises(ModelError, match="inputs"):
+        finish(onnx.ModelProto(), SPEC)
+    assert not path.exists()
+
+
+def test_a_folder_that_is_not_there(exported, tmp_path):
+    with pytest.raises(OutputError):
+        write(onnx.load(exported.path), tmp_path / "none" / "x.onnx")
+
+
+def test_folding_keeps_the_function_and_the_original(network):
+    folded = fold_batchnorm(network)
+    kinds = [type(m).__name__ for m in folded.modules()]
+    assert "BatchNorm2d" not in kinds
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    x = torch.from_numpy(SAMPLES)
+    with torch.inference_mode():
+        assert float((folded(x) - network(x)).abs().max()) < 1e-5
+
+
+def test_neighbours_that_are_not_used_as_such_are_not_folded():
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 1)
+            self.bn = torch.nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.conv(self.bn(x))
+
+    odd = Odd().eval()
+    odd.bn.running_mean += 0.5
+    x = torch.from_numpy(SAMPLES)
+    with torch.inference_mode():
+        assert float((fold_batchnorm(odd)(x) - odd(x)).abs().max()) < 1e-6

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from trainers.cache import CacheIndex, SliceCacheWriter
+
+CLASSES = ("tibia", "femur")
+
+
+def make_slices(n, seed, shape=(32, 64)):
+    """Slices whose class is their grey value, with noise."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((n, *shape), np.uint8)
+    for image in labels:
+        for value in (1, 2):
+            r, c = rng.integers(4, shape[0] - 8), rng.integers(4, shape[1] - 8)
+            image[r : r + 8, c : c + 8] = value
+    return (0.1 + 0.4 * labels + rng.normal(0, 0.02, labels.shape)).clip(0, 1).astype(np.float32), labels
+
+
+@pytest.fixture
+def make_cache():
+    """Return a function that makes a cache of some subjects in a folder."""
+
+    def make(folder, subjects=2, slices=10, seed=0, dtype="uint8"):
+        with SliceCacheWriter(folder, CacheIndex((32, 64), CLASSES, dtype)) as writer:
+            for s in range(subjects):
+                writer.append(f"{seed}-{s}", *make_slices(slices, seed * 100 + s), (1.0, 1.0, 3.0))
+        return folder
+
+    return make
+
+
+@pytest.fixture(name="make_slices")
+def make_slices_fixture():
+    return make_slices

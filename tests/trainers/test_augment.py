@@ -1,0 +1,150 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from seg_core.errors import UsageError
+from trainers.augment import NONE, Augmentation, _affine, augment
+from trainers.batches import Draw, epoch_order, fixed_subset, training_batches
+from trainers.cache import SliceCache
+
+ALWAYS = Augmentation(
+    **dict.fromkeys(("flip", "rotation", "scale", "shift", "contrast", "brightness", "gamma"), 1.0)
+)
+
+
+def one_batch(make_slices, n=4):
+    images, labels = make_slices(n, 5)
+    return images[:, None], labels, np.arange(n)[:, None]
+
+
+def test_nothing_happens_without_options(make_slices):
+    images, labels, seeds = one_batch(make_slices)
+    new_images, new_labels = augment(images, labels, seeds, NONE)
+    assert np.array_equal(new_images, images)
+    assert np.array_equal(new_labels, labels)
+    assert new_images is not images
+
+
+def test_a_flip_is_exact(make_slices):
+    images, labels, seeds = one_batch(make_slices)
+    new_images, new_labels = augment(images, labels, seeds, replace(NONE, flip=1.0))
+    assert np.array_equal(new_images, images[..., ::-1])
+    assert np.array_equal(new_labels, labels[..., ::-1])
+
+
+def test_the_warp_equals_scipys(make_slices):
+    images, labels, seeds = one_batch(make_slices)
+    options = replace(
+        NONE, rotation=1.0, rotation_degrees=15.0, scale=1.0, scale_range=0.1, shift=1.0, shift_fraction=0.05
+    )
+    new_images, new_labels = augment(images, labels, seeds, options)
+    for i, seed in enumerate(seeds):
+        matrix = _affine(np.random.default_rng(seed), options, 32, 64)
+        # SciPy blends with the outside only in "grid-constant".
+        wanted = ndimage.affine_transform(
+            images[i, 0].astype(float), matrix[:, :2], matrix[:, 2], order=1, mode="grid-constant"
+        )
+        assert np.abs(new_images[i, 0] - np.clip(wanted, 0, 1)).max() < 1e-5
+        rows, columns = np.floor(
+            np.tensordot(matrix[:, :2], np.indices((32, 64)), 1) + matrix[:, 2:, None] + 0.5
+        )
+        inside = (rows >= 0) & (rows < 32) & (columns >= 0) & (columns < 64)
+        nearest = labels[i][np.clip(rows, 0, 31).astype(int), np.clip(columns, 0, 63).astype(int)]
+        assert np.array_equal(new_labels[i], np.where(inside, nearest, 0))
+
+
+def test_rotation_stays_within_its_limit():
+    options = replace(NONE, rotation=1.0, rotation_degrees=15.0)
+    turns = [_affine(np.random.default_rng(s), options, 32, 64) for s in range(200)]
+    angles = np.degrees([np.arctan2(t[1, 0], t[0, 0]) for t in turns])
+    assert np.abs(angles).max() <= 15
+    assert angles.min() < -12
+    assert angles.max() > 12
+
+
+@pytest.mark.parametrize("name", ["contrast", "brightness", "gamma", "bias", "noise", "blur"])
+def test_each_change_of_intensity_changes_and_stays_in_range(make_slices, name):
+    images, labels, seeds = one_batch(make_slices, 8)
+    limits = {n: getattr(Augmentation(), n) for n in vars(NONE) if n.startswith(f"{name}_")}
+    new_images, new_labels = augment(images, labels, seeds, replace(NONE, **{name: 1.0}, **limits))
+    assert np.array_equal(new_labels, labels)
+    assert np.abs(new_images - images).max() > 0.01
+    assert new_images.min() >= 0
+    assert new_images.max() <= 1
+
+
+def test_a_sample_does_not_depend_on_its_batch_and_nothing_is_changed_in_place(make_slices):
+    images, labels, seeds = one_batch(make_slices, 6)
+    before = images.copy(), labels.copy()
+    whole = augment(images, labels, seeds, ALWAYS)
+    for i in range(6):
+        single = augment(images[i : i + 1], labels[i : i + 1], seeds[i : i + 1], ALWAYS)
+        assert np.array_equal(single[0][0], whole[0][i])
+        assert np.array_equal(single[1][0], whole[1][i])
+    assert np.array_equal(images, before[0])
+    assert np.array_equal(labels, before[1])
+
+
+def test_channels_move_together(make_slices):
+    images, labels, seeds = one_batch(make_slices)
+    three = augment(np.repeat(images, 3, axis=1), labels, seeds, replace(ALWAYS, noise=0.0))[0]
+    assert np.allclose(three, three[:, :1], atol=1e-6)
+
+
+def test_arrays_that_do_not_fit_are_refused(make_slices):
+    images, labels, seeds = one_batch(make_slices)
+    for bad in (
+        (images.astype(float), labels, seeds),
+        (images, labels[:2], seeds),
+        (images, labels, seeds[:1]),
+    ):
+        with pytest.raises(UsageError):
+            augment(*bad, NONE)
+
+
+def test_each_slice_is_drawn_as_often_as_every_other():
+    order = epoch_order(Draw(seed=1, epoch=4, slices=7, samples=40, batch=8))
+    counts = np.bincount(order, minlength=7)
+    assert counts.sum() == 40
+    assert counts.max() - counts.min() <= 1
+    assert not np.array_equal(order, epoch_order(Draw(1, 5, 7, 40, 8)))
+    with pytest.raises(UsageError):
+        epoch_order(Draw(0, 0, 0, 40, 8))
+
+
+def test_an_epoch_goes_on_where_it_stopped(tmp_path, make_cache):
+    cache = SliceCache(make_cache(tmp_path / "c"))
+    draw = Draw(3, 2, len(cache), 40, 8, columns=32)
+    whole = list(training_batches(cache, draw, Augmentation(), 1))
+    rest = list(training_batches(cache, draw, Augmentation(), 1, first_batch=2))
+    assert len(whole) == 5
+    assert len(rest) == 3
+    for a, b in zip(whole[2:], rest, strict=True):
+        assert np.array_equal(a[0], b[0])
+        assert np.array_equal(a[1], b[1])
+
+
+def test_windows_are_cut_from_image_and_labels_alike(tmp_path, make_cache):
+    cache = SliceCache(make_cache(tmp_path / "c"))
+    draw = Draw(3, 2, len(cache), 40, 8)
+    wide = training_batches(cache, draw, NONE, 1)
+    narrow = training_batches(cache, replace(draw, columns=32), NONE, 1)
+    starts = set()
+    for (images, labels), (some, cut) in zip(wide, narrow, strict=True):
+        assert some.shape == (8, 1, 32, 32)
+        for i in range(8):
+            fits = [s for s in range(33) if np.array_equal(images[i, 0, :, s : s + 32], some[i, 0])]
+            assert fits
+            assert np.array_equal(labels[i, :, fits[0] : fits[0] + 32], cut[i])
+            starts.add(fits[0])
+    assert len(starts) > 5
+
+
+def test_a_fixed_subset_is_spread_over_all():
+    assert np.array_equal(fixed_subset(5, 9), np.arange(5))
+    subset = fixed_subset(1000, 11)
+    assert len(subset) == 11
+    assert subset[0] == 0
+    assert subset[-1] == 999

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from seg_core.errors import ModelError, OutputError, UsageError
+from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_what_is_written_is_read(tmp_path, make_cache, make_slices, dtype):
+    cache = SliceCache(make_cache(tmp_path / "c", subjects=3, slices=4, dtype=dtype))
+    assert len(cache) == 12
+    images, labels = cache.batch(np.array([9, 0]))
+    expected, truth = make_slices(4, 2)
+    assert images.shape == (2, 1, 32, 64)
+    assert images.dtype == np.float32
+    assert np.abs(images[0, 0] - expected[1]).max() <= (0.5 / 255 + 1e-6 if dtype == "uint8" else 5e-4)
+    assert np.array_equal(labels[0], truth[1])
+    assert [(s.start, s.stop) for s in cache.index.subjects] == [(0, 4), (4, 8), (8, 12)]
+
+
+def test_the_files_are_plain_npy(tmp_path, make_cache):
+    folder = make_cache(tmp_path / "c")
+    assert np.load(folder / "images.npy").shape == (20, 32, 64)
+    assert np.array_equal(np.load(folder / "labels.npy"), SliceCache(folder).labels)
+
+
+def test_it_grows_while_it_is_read(tmp_path, make_slices):
+    index = CacheIndex((32, 64), ("tibia", "femur"), meta={"pixel_mm": 1.5})
+    with SliceCacheWriter(tmp_path, index) as writer:
+        assert len(SliceCache(tmp_path)) == 0
+        writer.append("a", *make_slices(3, 0), (1.0, 1.0, 3.0))
+        first = SliceCache(tmp_path)
+        kept = first.images.copy()
+        writer.append("b", *make_slices(5, 1), (1.0, 1.0, 3.0), {"age": 7})
+        assert len(first) == 3
+        assert np.array_equal(first.images, kept)
+        second = SliceCache(tmp_path)
+        assert len(second) == 8
+        assert second.index.subjects[1].extra == {"age": 7}
+        assert second.index.meta == {"pixel_mm": 1.5}
+
+
+def test_a_writer_goes_on_and_cuts_what_was_left_half_written(tmp_path, make_cache, make_slices):
+    folder = make_cache(tmp_path / "c", subjects=1)
+    for name in ("images", "labels"):
+        with (folder / f"{name}.npy").open("ab") as file:
+            file.write(bytes(1000))
+    index = SliceCache(folder).index
+    with SliceCacheWriter(folder, CacheIndex(index.shape, index.classes)) as writer:
+        writer.append("later", *make_slices(2, 77), (1.0, 1.0, 3.0))
+    cache = SliceCache(folder)
+    assert len(cache) == 12
+    assert np.array_equal(cache.labels[10:], make_slices(2, 77)[1])
+    assert np.load(folder / "images.npy").shape == (12, 32, 64)
+
+
+def test_neighbours_stay_within_their_subject(tmp_path, make_cache):
+    cache = SliceCache(make_cache(tmp_path / "c", subjects=2, slices=4))
+    images, _ = cache.batch(np.array([0, 3, 4, 6]), channels=3)
+    wanted = [[0, 0, 1], [2, 3, 3], [4, 4, 5], [5, 6, 7]]
+    assert np.allclose(images * 255, cache.images[np.array(wanted)])
+
+
+def test_what_does_not_fit_is_refused(tmp_path, make_cache, make_slices):
+    folder = make_cache(tmp_path / "c")
+    index = SliceCache(folder).index
+    with pytest.raises(OutputError, match="another kind"):
+        SliceCacheWriter(folder, CacheIndex((64, 64), index.classes))
+    images, labels = make_slices(2, 0)
+    with SliceCacheWriter(folder, index) as writer:
+        for name, x, y in (
+            ("0-0", images, labels),
+            ("new", images[:, :16], labels[:, :16]),
+            ("new", images[:1], labels),
+            ("new", images, labels + np.uint8(1)),
+            ("new", images, labels.astype(int)),
+            ("new", images[:0], labels[:0]),
+        ):
+            with pytest.raises(UsageError):
+                writer.append(name, x, y, (1.0, 1.0, 3.0))
+    assert len(SliceCache(folder)) == 20
+
+
+def test_a_folder_without_a_cache(tmp_path):
+    with pytest.raises(ModelError, match="no cache"):
+        SliceCache(tmp_path)
+    (tmp_path / "index.json").write_text('{"format_version": 1}')
+    with pytest.raises(ModelError):
+        SliceCache(tmp_path)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((33, 64), "uint8"), ((0, 64), "uint8"), ((32, 64), "float32")])
+def test_shapes_and_types_are_checked(shape, dtype):
+    with pytest.raises(UsageError):
+        CacheIndex(shape, ("tibia",), dtype)

@@ -1,0 +1,175 @@
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from seg_core.errors import ModelError, OutputError, UsageError
+from trainers.augment import NONE
+from trainers.torch import checkpoint
+from trainers.torch import train as module
+from trainers.torch.losses import dice_focal_loss, dice_loss, focal_loss
+from trainers.torch.network import build_network
+from trainers.torch.train import DivergedError, TrainConfig, load_best, train
+
+CONFIG = TrainConfig(epochs=3, epoch_samples=32, batch=8, validation_samples=16, lr=0.02, device="cpu")
+
+
+class Small(torch.nn.Module):
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(channels, 16, 3, padding=1),
+            torch.nn.BatchNorm2d(16),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(16, classes, 1),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.fixture
+def data(tmp_path, make_cache, monkeypatch):
+    monkeypatch.setattr(
+        module, "build_network", lambda classes, channels=3, weights=None: Small(classes, channels)
+    )
+    return make_cache(tmp_path / "train"), make_cache(tmp_path / "validation", seed=1)
+
+
+def rows_of(run):
+    with (run / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_seconds(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_it_learns(data, tmp_path):
+    result = train(replace(CONFIG, epochs=12, augmentation=NONE), *data, tmp_path / "run")
+    rows = rows_of(tmp_path / "run")
+    assert result.best_dsc > 0.9
+    assert result.epochs == len(rows) == 12
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert max(float(r["dsc"]) for r in rows) == pytest.approx(result.best_dsc, abs=1e-5)
+    assert set(rows[0]) >= {
+        "epoch",
+        "samples",
+        "train_loss",
+        "validation_loss",
+        "dsc_tibia",
+        "dsc_femur",
+        "lr",
+    }
+    network, state = load_best(result.best)
+    assert not network.training
+    assert state["classes"] == ["tibia", "femur"]
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(data, tmp_path, monkeypatch):
+    config = replace(CONFIG, save_minutes=0.0)
+    train(config, *data, tmp_path / "whole")
+    step, count = module._Training._step, iter(range(100))
+
+    def fail(self, *args):
+        if next(count) == 6:  # the third batch of the second epoch
+            raise Killed
+        return step(self, *args)
+
+    monkeypatch.setattr(module._Training, "_step", fail)
+    with pytest.raises(Killed):
+        train(config, *data, tmp_path / "cut")
+    assert len(rows_of(tmp_path / "cut")) == 1
+    train(config, *data, tmp_path / "cut")
+    assert without_seconds(rows_of(tmp_path / "cut")) == without_seconds(rows_of(tmp_path / "whole"))
+    a, b = (checkpoint.load(tmp_path / run / "last.pt")["network"] for run in ("whole", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_data_that_grow_are_seen_in_the_next_epoch(data, tmp_path, make_slices, monkeypatch):
+    from trainers.cache import SliceCache, SliceCacheWriter
+
+    save = module._Training.save
+
+    def grow(self, name, optimizer=True):
+        save(self, name, optimizer)
+        if name == "last.pt" and self.progress.epoch == 1:
+            with SliceCacheWriter(data[0], SliceCache(data[0]).index) as writer:
+                writer.append("late", *make_slices(5, 9), (1.0, 1.0, 3.0))
+
+    monkeypatch.setattr(module._Training, "save", grow)
+    train(CONFIG, *data, tmp_path / "run")
+    assert [r["slices"] for r in rows_of(tmp_path / "run")] == ["20", "25", "25"]
+
+
+def test_a_loss_that_is_no_number_stops_it(data, tmp_path):
+    with pytest.raises(DivergedError, match=r"nan|inf"):
+        train(replace(CONFIG, lr=1e30, epochs=20), *data, tmp_path / "run")
+
+
+def test_patience_ends_it(data, tmp_path):
+    result = train(replace(CONFIG, epochs=50, patience=2, lr=1e-12, lr_floor=1e-12), *data, tmp_path / "run")
+    assert result.epochs < 50
+    assert result.epochs - result.best_epoch == 2
+
+
+def test_another_start_is_refused(data, tmp_path):
+    train(replace(CONFIG, epochs=1), *data, tmp_path / "run")
+    with pytest.raises(UsageError, match="holds a training"):
+        train(CONFIG, *data, tmp_path / "run", resume=False)
+    with pytest.raises(UsageError, match="began with"):
+        train(replace(CONFIG, batch=4), *data, tmp_path / "run")
+    (tmp_path / "run" / "last.pt").write_bytes(b"broken")
+    with pytest.raises(ModelError, match="cannot be read"):
+        train(CONFIG, *data, tmp_path / "run")
+
+
+def test_the_rate_falls_and_has_a_floor():
+    config = TrainConfig(lr=1e-4, lr_step=1e-6)
+    assert config.learning_rate(0) == 1e-4
+    assert config.learning_rate(10) == pytest.approx(9e-5)
+    assert config.learning_rate(500) == 1e-6
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"batch": 64}, {"lr": 0.0}, {"channel_fill": "other"}, {"patience": 0}]
+)
+def test_settings_that_make_no_sense(change):
+    with pytest.raises(UsageError):
+        replace(CONFIG, **change)
+
+
+def test_losses_equal_their_formulas():
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(2, 3, 5, 7)), rng.integers(0, 3, (2, 5, 7))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wanted = (np.arange(3)[:, None, None] == target[:, None]).astype(float)
+    dice = np.mean([2 * (p[:, c] * wanted[:, c]).sum() / (p[:, c] + wanted[:, c]).sum() for c in range(3)])
+    of_truth = (p * wanted).sum(1)
+    focal = (-0.25 * (1 - of_truth) ** 2 * np.log(of_truth)).mean()
+    x, y = torch.tensor(logits), torch.tensor(target)
+    assert float(dice_loss(x.softmax(1), y)) == pytest.approx(1 - dice, abs=1e-6)
+    assert float(focal_loss(x.log_softmax(1), y)) == pytest.approx(focal, abs=1e-6)
+    assert float(dice_focal_loss(x, y.to(torch.uint8))) == pytest.approx(1 - dice + focal, abs=1e-5)
+    perfect = torch.tensor(wanted * 100)
+    assert float(dice_focal_loss(perfect, y)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_checkpoint_that_cannot_be_written(tmp_path):
+    with pytest.raises(OutputError):
+        checkpoint.save({"network": {}}, tmp_path / "none" / "last.pt")
+
+
+def test_the_reports_network():
+    network = build_network(5)
+    assert sum(p.numel() for p in network.parameters()) == 24_436_949
+    with torch.inference_mode():
+        assert network.eval()(torch.zeros(1, 3, 32, 64)).shape == (1, 5, 32, 64)
+    with pytest.raises(UsageError):
+        build_network(1)
