@@ -56,6 +56,18 @@ def tiny_onnx(spec, metadata=True):
 
 
 @pytest.fixture(scope="session")
+def make_spec():
+    """`tiny_spec`, for tests that want another description."""
+    return tiny_spec
+
+
+@pytest.fixture(scope="session")
+def make_onnx():
+    """`tiny_onnx`, for tests that want to damage a model."""
+    return tiny_onnx
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Path of a model file that segments `legs` exactly, in a millisecond a slice."""
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"

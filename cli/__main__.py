@@ -1,0 +1,5 @@
+"""`python -m cli` is `lls`."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,194 @@
+import csv
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from cli.console import Progress, table
+from seg_core.geometry import LabelMap
+from seg_core.nifti import write_labels
+
+
+def test_inspect_says_what_is_taken(lls, scan, dicom):
+    code, out, _ = lls("inspect", dicom)
+    assert code == 0
+    assert "taken: 1 (the only series)" in out
+    assert "64 x 64 x 40" in out
+    code, out, _ = lls("inspect", scan, "--json")
+    found = json.loads(out)
+    assert (code, found["kind"], found["taken"]) == (0, "nifti", 1)
+    assert found["series"][0]["orientation"] == "LPS"
+
+
+def test_inspect_says_why_none_is_taken(lls, dicom, legs):
+    from seg_core.geometry import Volume
+    from trainers.dicom_writer import SeriesInfo, write_series
+
+    volume = Volume(legs[0].array.astype(np.int16), legs[0].geometry)
+    write_series(dicom, volume, SeriesInfo("legs", number=2))
+    code, out, err = lls("inspect", dicom)
+    assert (code, err) == (0, "")
+    assert "none is taken" in out
+    assert "--series" in out
+    assert json.loads(lls("inspect", dicom, "--json")[1])["taken"] is None
+    assert lls("inspect", dicom, "--series", "2")[1].count("taken: 2") == 1
+
+
+def test_convert_keeps_values_and_place(lls, dicom, legs, tmp_path):
+    code, out, _ = lls("convert", dicom, "-o", tmp_path / "leg.nii.gz")
+    assert code == 0
+    assert "64 x 64 x 40" in out
+    image = nibabel.load(tmp_path / "leg.nii.gz")
+    np.testing.assert_array_equal(np.asarray(image.dataobj), legs[0].array)
+    np.testing.assert_allclose(image.affine, legs[0].geometry.affine, atol=1e-4)
+
+
+def test_convert_refuses_what_it_cannot_write(lls, scan, tmp_path):
+    (tmp_path / "old.nii.gz").write_text("mine")
+    assert lls("convert", scan, "-o", tmp_path / "old.nii.gz")[0] == 10
+    assert lls("convert", scan, "-o", tmp_path / "leg.mha")[0] == 2
+    assert lls("convert", scan, "-o", tmp_path / "no" / "leg.nii")[0] == 10
+    assert (tmp_path / "old.nii.gz").read_text() == "mine"
+    assert lls("convert", scan, "-o", tmp_path / "old.nii.gz", "--overwrite")[0] == 0
+    assert nibabel.load(tmp_path / "old.nii.gz").shape == (64, 64, 40)
+
+
+def test_info_shows_the_description(lls, tiny_model, tmp_path):
+    code, out, _ = lls("info", tiny_model)
+    assert code == 0
+    assert "1 tibia, 2 femur, 3 fibula, 4 pelvis" in out
+    found = json.loads(lls("info", tiny_model, "--json")[1])
+    assert found["description"]["name"] == "tiny"
+    assert len(found["sha256"]) == 64
+    assert lls("info", tmp_path / "none.onnx")[0] == 5
+
+
+@pytest.fixture
+def prediction(legs, tmp_path):
+    """The truth without the left fibula, and with half of the right femur."""
+    labels = legs[1]
+    array = labels.array.copy(order="F")
+    array[array == 7] = 0
+    femur = np.argwhere(array == 2)
+    array[tuple(femur[: len(femur) // 2].T)] = 0
+    write_labels(tmp_path / "pred.nii.gz", LabelMap(array, labels.geometry, labels.labels))
+    return tmp_path / "pred.nii.gz"
+
+
+def test_evaluate_one_pair(lls, scan_files, prediction, tmp_path):
+    truth = scan_files / "truth.nii.gz"
+    code, out, _ = lls("evaluate", prediction, truth, "--csv", tmp_path / "s.csv", "--json")
+    assert code == 0
+    bones = {bone["name"]: bone for bone in json.loads(out)["pairs"][0]["bones"]}
+    assert bones["right_tibia"]["dsc"] == 1
+    assert bones["left_fibula"]["dsc"] == 0
+    assert bones["right_femur"]["dsc"] == pytest.approx(2 / 3, abs=0.01)
+    error = bones["right_femur"]["true_cm3"] - bones["right_femur"]["predicted_cm3"]
+    assert bones["right_femur"]["volume_error_cm3"] == pytest.approx(error)
+    with open(tmp_path / "s.csv", newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == list(bones)
+    assert "right_femur" in lls("evaluate", prediction, truth)[1]
+
+
+def test_evaluate_several_pairs_gives_mean_and_sd(lls, scan_files, prediction):
+    truth = scan_files / "truth.nii.gz"
+    code, out, _ = lls("evaluate", prediction, truth, truth, truth, "--json")
+    summary = {bone["name"]: bone for bone in json.loads(out)["summary"]}
+    assert code == 0
+    assert summary["left_fibula"]["dsc_mean"] == pytest.approx(0.5)
+    assert summary["left_fibula"]["dsc_sd"] == pytest.approx(np.std([0, 1], ddof=1))
+    assert summary["left_fibula"]["subjects"] == 2
+    assert "mean and standard deviation over 2 pairs" in lls("evaluate", prediction, truth, truth, truth)[1]
+
+
+def test_evaluate_refuses_other_grids_and_odd_files(lls, scan_files, legs, tmp_path):
+    labels = legs[1]
+    moved = labels.geometry.window((1, 0, 0), labels.geometry.shape)
+    write_labels(tmp_path / "moved.nii.gz", LabelMap(labels.array, moved, labels.labels))
+    truth = scan_files / "truth.nii.gz"
+    assert lls("evaluate", tmp_path / "moved.nii.gz", truth)[0] == 4
+    assert lls("evaluate", truth)[0] == 2
+    assert lls("evaluate", truth, tmp_path / "none.nii.gz")[0] == 3
+    (tmp_path / "s.csv").write_text("mine")
+    assert lls("evaluate", truth, truth, "--csv", tmp_path / "s.csv")[0] == 10
+    assert (tmp_path / "s.csv").read_text() == "mine"
+
+
+def test_phantom_refuses_bad_choices(lls, tmp_path):
+    assert lls("phantom", "-o", tmp_path / "p", "--subject", "26")[0] == 2
+    assert lls("phantom", "-o", tmp_path / "p", "--size", "0")[0] == 2
+    assert lls("phantom", "-o", tmp_path / "p", "--bones", tmp_path / "none")[0] in (2, 3)
+    assert not (tmp_path / "p").exists()
+
+
+def test_demo_without_a_model_makes_nothing(lls, tmp_path):
+    assert lls("demo", "-o", tmp_path / "d", "--model", tmp_path / "none.onnx")[0] == 5
+    assert not (tmp_path / "d").exists()
+
+
+def test_an_unknown_command(lls):
+    code, _, err = lls("segmnet")
+    assert code == 2
+    assert "segmnet" in err
+
+
+class Terminal:
+    """A stream that collects what is written."""
+
+    def __init__(self, terminal, encoding="utf-8"):
+        self.text, self._terminal, self.encoding = "", terminal, encoding
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return self._terminal
+
+
+@pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "━"), ("ascii", "#")])
+def test_a_bar_on_a_terminal(encoding, mark):
+    stream = Terminal(True, encoding)
+    with Progress("leg", stream=stream) as progress:
+        progress("infer", 5, 10)
+        progress("infer", 10, 10)
+    assert mark in stream.text
+    assert "100 %" in stream.text
+    assert stream.text.endswith("\r\x1b[2K")
+    stream.text.encode(encoding)
+
+
+def test_plain_lines_elsewhere_and_nothing_if_quiet():
+    stream, quiet = Terminal(False), Terminal(True)
+    for number, out in ((0, stream), (-1, quiet)):
+        with Progress("leg", number, out) as progress:
+            progress("read")
+            for done in range(11):
+                progress("infer", done, 10)
+    assert stream.text.splitlines() == [
+        "leg: reading",
+        "leg: segmenting",
+        "leg: segmenting 25 %",
+        "leg: segmenting 50 %",
+        "leg: segmenting 75 %",
+    ]
+    assert quiet.text == ""
+
+
+def test_verbose_says_how_long_each_step_took():
+    ticks = iter([0.0, 2.5, 2.5, 2.5])
+    stream = Terminal(False)
+    with Progress("leg", 1, stream, clock=lambda: next(ticks)) as progress:
+        progress("read")
+    assert stream.text.splitlines()[-1] == "leg: reading took 2.50 s"
+
+
+def test_table_columns_line_up_whatever_the_style():
+    text = table(("a", "bb"), [("\x1b[32mlong\x1b[0m", "1"), ("x", "22")])
+    assert [
+        len(line.replace("\x1b[32m", "").replace("\x1b[0m", "").replace("\x1b[2m", ""))
+        for line in text.splitlines()
+    ] == [10, 10, 10]

@@ -1,0 +1,237 @@
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from seg_core.geometry import Volume
+from seg_core.nifti import read_labels, write_volume
+from seg_core.ply import read_ply
+from seg_core.report import sha256
+
+BONES = [f"{side}_{bone}" for side in ("right", "left") for bone in ("tibia", "femur", "fibula", "pelvis")]
+FILES = sorted(
+    [f"leg_{end}" for end in ("dseg.nii.gz", "dseg.json", "statistics.csv", "preview.png", "report.json")]
+    + [f"leg_label-{bone}.ply" for bone in BONES]
+)
+
+
+def listing(folder):
+    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Leave out the slowest step, where a test is not about it."""
+    import cli.job
+
+    monkeypatch.setattr(cli.job, "write_preview", lambda path, *rest: path.write_bytes(b""))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, tiny_model, scan_files):
+    """The output of one ordinary run."""
+    from cli.main import run
+
+    folder = tmp_path_factory.mktemp("out") / "results"
+    code = run(
+        ["segment", str(scan_files / "leg.nii.gz"), "-o", str(folder), "--model", str(tiny_model), "-q"]
+    )
+    assert code == 0
+    return folder
+
+
+def test_all_files_are_there_and_nothing_else(done):
+    assert listing(done) == FILES
+    assert listing(done.parent) == ["results"]
+
+
+def test_labels_are_the_truth_on_the_scans_grid(done, legs, scan_files):
+    found = read_labels(done / "leg_dseg.nii.gz")
+    np.testing.assert_array_equal(found.array, legs[1].array)
+    assert list(found.labels.values()) == BONES
+    image, given = nibabel.load(done / "leg_dseg.nii.gz"), nibabel.load(scan_files / "leg.nii.gz")
+    np.testing.assert_array_equal(image.get_sform(), given.affine)
+    np.testing.assert_allclose(image.get_qform(), given.affine, atol=1e-5)
+
+
+def test_meshes_statistics_and_labels_agree(done, legs):
+    with open(done / "leg_statistics.csv", newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    labels = legs[1]
+    for value, name in labels.labels.items():
+        row, mesh = rows[name], read_ply(done / f"leg_label-{name}.ply")
+        centroid = labels.geometry.to_world(np.argwhere(labels.array == value)).mean(axis=0)
+        stated = [float(row[f"centroid_{axis}_mm"]) for axis in "xyz"]
+        np.testing.assert_allclose(stated, centroid, atol=1e-3)
+        np.testing.assert_allclose(mesh.centroid, centroid, atol=1)
+        assert row["status"] == "found"
+        assert float(row["volume_cm3"]) == pytest.approx(mesh.volume_mm3 / 1000, rel=0.02)
+        assert 0.3 < float(row["confidence"]) <= 1
+
+
+def test_the_report_says_how_and_proves_itself(done, read_json, tiny_model):
+    report = read_json(done / "leg_report.json")
+    assert report["model"]["sha256"] == sha256(tiny_model)
+    assert report["device"] == {"asked": "auto", "used": "cpu"}
+    assert report["checks"]
+    assert all(check["passed"] for check in report["checks"])
+    assert sorted(entry["file"] for entry in report["outputs"]) == [f for f in FILES if "report" not in f]
+    for entry in report["outputs"]:
+        assert entry["sha256"] == sha256(done / entry["file"])
+    assert {"read", "segment", "measure", "mesh"} <= {step["step"] for step in report["steps"]}
+    assert str(done.parent) not in (done / "leg_report.json").read_text()
+
+
+def test_the_picture_opens(done):
+    with Image.open(done / "leg_preview.png") as picture:
+        assert picture.width > 800
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_the_table_and_json_on_standard_output(lls, scan, tiny_model, tmp_path):
+    code, out, err = lls("segment", scan, "-o", tmp_path / "a", "--model", tiny_model)
+    assert code == 0
+    assert re.search(r"tibia\s+right\s+found\s+[\d.]+ cm3\s+\d+ mm", out)
+    assert "leg: segmenting" in err
+    assert "\r" not in err
+    code, out, err = lls("segment", scan, "-o", tmp_path / "b", "--model", tiny_model, "--json", "-q")
+    assert (code, err) == (0, "")
+    (found,) = json.loads(out)["scans"]
+    assert sorted(found["files"]) == FILES
+    assert [row["name"] for row in found["bones"]] == BONES
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_dicom_gives_the_same_labels_under_a_name_that_is_nobodys(lls, dicom, tiny_model, tmp_path, done):
+    (dicom / "notes.txt").write_text("not an image")
+    code, out, _ = lls("segment", "-i", dicom, "-o", tmp_path / "out", "--model", tiny_model)
+    assert code == 0
+    found, expected = (nibabel.load(f) for f in (tmp_path / "out/scan_dseg.nii.gz", done / "leg_dseg.nii.gz"))
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+    for file in (tmp_path / "out").iterdir():
+        assert "Doe" not in file.name
+        assert b"Doe" not in file.read_bytes()
+    assert "Doe" not in out
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_one_side_confidence_name_and_ras(lls, scan, tiny_model, tmp_path, done):
+    flags = ["--side", "right", "--confidence", "--name", "x", "--mesh-space", "ras"]
+    assert lls("segment", scan, "-o", tmp_path, "--model", tiny_model, *flags)[0] == 0
+    assert sum(f.endswith(".ply") for f in listing(tmp_path)) == 4
+    confidence, labels = (nibabel.load(tmp_path / f"x_{end}.nii.gz") for end in ("confidence", "dseg"))
+    assert confidence.shape == labels.shape
+    np.testing.assert_array_equal(confidence.affine, labels.affine)
+    assert set(np.unique(np.asarray(labels.dataobj))) == {0, 1, 2, 3, 4}
+    header = (tmp_path / "x_label-right_tibia.ply").read_bytes()[:200]
+    assert b"SPACE=RAS" in header
+    np.testing.assert_allclose(
+        read_ply(tmp_path / "x_label-right_tibia.ply").centroid,
+        read_ply(done / "leg_label-right_tibia.ply").centroid,
+        atol=1e-3,
+    )
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_one_bad_scan_does_not_stop_the_rest(lls, scan, tiny_model, tmp_path):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"no image")
+    code, out, err = lls("segment", bad, scan, scan, "-o", tmp_path / "out", "--model", tiny_model)
+    assert code == 9
+    assert "1 of 3 scans failed" in err
+    assert "bad.nii.gz" in err
+    assert [f for f in listing(tmp_path / "out") if f.endswith("report.json")] == [
+        "leg-1_report.json",
+        "leg-2_report.json",
+    ]
+    code, out, _ = lls("segment", bad, scan, "-o", tmp_path / "o2", "--model", tiny_model, "--json")
+    first, second = json.loads(out)["scans"]
+    assert (first["error"]["type"], first["error"]["exit_code"]) == ("ScanError", 3)
+    assert second["name"] == "leg"
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_strict_fails_on_a_cut_bone_but_writes(lls, legs, tiny_model, tmp_path):
+    volume = legs[0]
+    upper = (64, 64, 28)
+    write_volume(
+        tmp_path / "cut.nii.gz", Volume(volume.array[:, :, :28], volume.geometry.window((0, 0, 0), upper))
+    )
+    call = ["segment", tmp_path / "cut.nii.gz", "--model", tiny_model]
+    assert lls(*call, "-o", tmp_path / "a")[0] == 0
+    code, _, err = lls(*call, "-o", tmp_path / "b", "--strict")
+    assert code == 8
+    assert "right femur is truncated" in err
+    assert "right pelvis is empty" in err
+    assert listing(tmp_path / "a") == listing(tmp_path / "b")
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_strict_passes_on_a_whole_scan(lls, scan, tiny_model, tmp_path):
+    assert lls("segment", scan, "-o", tmp_path, "--model", tiny_model, "--strict")[0] == 0
+
+
+def test_a_single_slice_is_segmented_with_a_warning(lls, legs, tiny_model, tmp_path):
+    volume = legs[0]
+    one = Volume(volume.array[:, :, 10:11], volume.geometry.window((0, 0, 10), (64, 64, 1)))
+    write_volume(tmp_path / "one.nii.gz", one)
+    code, _, err = lls("segment", tmp_path / "one.nii.gz", "-o", tmp_path / "out", "--model", tiny_model)
+    assert code == 0
+    assert "single slice" in err
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_overwrite_replaces_only_an_earlier_run(lls, scan, tiny_model, tmp_path):
+    call = ["segment", scan, "-o", tmp_path, "--model", tiny_model]
+    (tmp_path / "notes.txt").write_text("mine")
+    assert lls(*call)[0] == 0
+    before = {f: sha256(tmp_path / f) for f in listing(tmp_path)}
+    code, _, err = lls(*call)
+    assert code == 10
+    assert "exists already" in err
+    assert lls(*call, "--overwrite", "--side", "left")[0] == 0
+    assert "leg_label-right_tibia.ply" not in listing(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert before["leg_label-left_tibia.ply"] == sha256(tmp_path / "leg_label-left_tibia.ply")
+
+
+def test_a_signal_leaves_nothing(scan, tiny_model, tmp_path):
+    slow = (
+        "import seg_core.preview, time, cli.job, cli.main, signal\n"
+        "cli.job.write_preview = lambda *a: (print('now', flush=True), time.sleep(60))\n"
+        "cli.main.main()"
+    )
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        arguments = [
+            "segment",
+            str(scan),
+            "-o",
+            str(tmp_path / "deep" / "out"),
+            "--model",
+            str(tiny_model),
+            "-q",
+        ]
+        with subprocess.Popen(
+            [sys.executable, "-c", slow, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout.readline() == "now\n"
+            assert len(list(tmp_path.rglob("*.ply"))) == 8
+            time.sleep(0.1)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=30)
+        assert process.returncode == code
+        assert "Traceback" not in err
+        assert os.listdir(tmp_path) == []
