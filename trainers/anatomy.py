@@ -82,8 +82,11 @@ class AnatomyConfig:
             raise UsageError(f"a scale of {self.scale}", "0.2 to 2; children 0.55 to 0.85")
         if self.stature_cm is not None and not 40 <= self.stature_cm <= 250:
             raise UsageError(f"a stature of {self.stature_cm} cm", "40 to 250 cm")
-        if self.seed < 0 or self.asymmetry < 0 or self.pose < 0:
-            raise UsageError("a negative seed, asymmetry or pose", "0 or more")
+        if self.seed < 0 or not 0 <= self.asymmetry <= 2 or not 0 <= self.pose <= 3:
+            raise UsageError(
+                f"seed {self.seed}, asymmetry {self.asymmetry}, pose {self.pose}",
+                "a seed of 0 or more, an asymmetry of 0 to 2, a pose of 0 to 3",
+            )
 
 
 @dataclass(frozen=True, eq=False)
