@@ -76,8 +76,9 @@ class Geometry:
 
     def to_index(self, points_mm: npt.ArrayLike) -> FloatArray:
         """RAS+ mm (..., 3) to fractional voxel indices (..., 3)."""
-        inverse = np.linalg.inv(self.affine)
-        return np.asarray(points_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        inverse: FloatArray = np.linalg.inv(self.affine)
+        points = np.asarray(points_mm, dtype=np.float64)
+        return points @ inverse[:3, :3].T + inverse[:3, 3]
 
     def is_close(self, other: "Geometry", tolerance_mm: float = 1e-3) -> bool:
         """Whether both grids have the same shape and every corner lies within the tolerance (mm)."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from seg_core.errors import OutputError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
-from seg_core.nifti import write_labels
+from seg_core.nifti import write_label_table, write_labels
 from seg_core.ply import Mesh, write_ply
 from trainers.anatomy import Anatomy, AnatomyConfig, make_anatomy
 from trainers.dicom_writer import SeriesInfo, write_series
@@ -198,6 +198,7 @@ def _write_parts(phantom: Phantom, folder: Path) -> None:
     description = f"{phantom.facts['config']['contrast']} phantom"
     write_series(folder / "dicom", phantom.volume, SeriesInfo(seed=str(seed), description=description))
     write_labels(folder / "labels.nii.gz", phantom.labels)
+    write_label_table(folder / "labels.json", phantom.labels.labels)
     for value, name in phantom.labels.labels.items():
         if name in phantom.anatomy.bones:
             mask = (phantom.labels.array == value).astype(np.uint8)

@@ -1,0 +1,121 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_dilation, binary_erosion
+
+from seg_core.errors import OutputError, UsageError
+from seg_core.nifti import read_labels
+from seg_core.ply import read_ply
+from seg_core.scan import read_scan
+from seg_core.voxelize import voxelize
+from trainers.phantom import Phantom, PhantomConfig, make_phantom, write_phantom
+
+SMALL = PhantomConfig(seed=11, stature_cm=130, size=128, pixel_mm=3.75, slice_mm=12.0)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return make_phantom(SMALL)
+
+
+@pytest.fixture(scope="module")
+def folder(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "person"
+    write_phantom(phantom, folder)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(folder: Path, tmp_path: Path) -> None:
+    write_phantom(make_phantom(SMALL, threads=1), tmp_path / "again")
+    assert files(tmp_path / "again") == files(folder)
+
+
+def test_another_seed_gives_another_person(phantom: Phantom) -> None:
+    other = make_phantom(replace(SMALL, seed=12))
+    assert other.labels.geometry.affine.tolist() != phantom.labels.geometry.affine.tolist()
+    assert not np.array_equal(other.anatomy.bones["right_femur"].vertices_mm,
+                              phantom.anatomy.bones["right_femur"].vertices_mm)  # fmt: skip
+
+
+def test_the_series_is_read_back_with_the_truth_on_its_grid(phantom: Phantom, folder: Path) -> None:
+    scan = read_scan(folder / "dicom")
+    truth = read_labels(folder / "labels.nii.gz")
+    assert np.array_equal(scan.volume.array, phantom.volume.array)
+    assert scan.volume.geometry.is_close(truth.geometry)
+    assert set(np.unique(truth.array)) == set(range(9))
+
+
+def test_every_labelled_voxel_has_its_centre_in_its_bone(phantom: Phantom) -> None:
+    labels = phantom.labels
+    for value, name in labels.labels.items():
+        inside = voxelize(phantom.anatomy.bones[name], labels.geometry) > 0
+        assert np.array_equal(labels.array == value, inside), name
+
+
+def test_masks_and_meshes_are_those_of_the_labels(folder: Path) -> None:
+    truth = read_labels(folder / "labels.nii.gz")
+    names = sorted(truth.labels.values())
+    assert sorted(p.name for p in (folder / "masks").iterdir()) == [f"{n}.nii.gz" for n in names]
+    for value, name in truth.labels.items():
+        mask = read_labels(folder / "masks" / f"{name}.nii.gz").array
+        assert np.array_equal(mask > 0, truth.array == value)
+        mesh = read_ply(folder / "meshes" / f"{name}.ply")
+        centre = truth.geometry.to_world(np.argwhere(truth.array == value)).mean(0)
+        assert np.linalg.norm(centre - mesh.centroid) < 6, name  # half a slice of 12 mm
+
+
+def test_the_other_bones_are_not_labelled_and_the_fibula_is_lateral(phantom: Phantom) -> None:
+    centre = {name: mesh.centroid for name, mesh in phantom.anatomy.bones.items()}
+    for side, sign in (("right", 1), ("left", -1)):
+        assert sign * (centre[f"{side}_fibula"][0] - centre[f"{side}_tibia"][0]) > 0
+    sacrum = voxelize(phantom.anatomy.others["sacrum"], phantom.labels.geometry) > 0
+    assert sacrum.any()
+    assert not phantom.labels.array[sacrum].any()
+
+
+def test_dixon_water_marrow_is_darker_than_muscle_and_brighter_than_nothing(phantom: Phantom) -> None:
+    femur = np.isin(phantom.labels.array, (2, 6))
+    middle = np.zeros_like(femur)
+    ks = np.flatnonzero(femur.any((0, 1)))
+    middle[:, :, ks[len(ks) // 3] : ks[2 * len(ks) // 3]] = True
+    inside = binary_erosion(femur) & middle
+    around = binary_dilation(femur, iterations=3) & ~binary_dilation(femur) & middle
+    air = phantom.volume.array[:5].mean()
+    assert phantom.volume.array[inside].mean() < 0.5 * phantom.volume.array[around].mean()
+    assert phantom.volume.array[around].mean() > 5 * air
+
+
+def test_anyones_bones_can_be_dressed(folder: Path) -> None:
+    mine = make_phantom(replace(SMALL, stature_cm=None, scale=1.0, bones=str(folder / "meshes")))
+    truth = read_labels(folder / "labels.nii.gz")
+    voxels = np.bincount(mine.labels.array.ravel(), minlength=9)[1:] * mine.labels.geometry.voxel_volume
+    expected = np.bincount(truth.array.ravel(), minlength=9)[1:] * truth.geometry.voxel_volume
+    assert np.all(np.abs(voxels / expected - 1) < 0.15)
+
+
+def test_a_folder_is_not_overwritten_unless_asked_and_a_phantom(phantom: Phantom, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists"):
+        write_phantom(phantom, taken, overwrite=True)
+    assert (taken / "thesis.txt").read_text() == "mine"
+    write_phantom(phantom, tmp_path / "new")
+    with pytest.raises(OutputError, match="exists"):
+        write_phantom(phantom, tmp_path / "new")
+    write_phantom(phantom, tmp_path / "new", overwrite=True)
+    assert json.loads((tmp_path / "new" / "phantom.json").read_text())["config"]["seed"] == 11
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "taken"]
+
+
+@pytest.mark.parametrize("wrong", [{"size": 0}, {"slice_mm": -1.0}, {"subject": 3, "bones": "x"}])
+def test_senseless_configurations_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        PhantomConfig(**wrong)  # type: ignore[arg-type]
