@@ -2,7 +2,7 @@
 
 Arrays are indexed ``[i, j, k]`` as in NIfTI; ``affine @ (i, j, k, 1)`` is the centre of a voxel in RAS+
 millimetres: x grows towards the patient's right, y towards the front, z towards the head.
-The readers leave ``k`` (the slice) slowest in memory, so ``array.T`` is C-contiguous ``[slice, row, column]``.
+The readers leave ``k`` (the slice) slowest in memory: ``array.T`` is C-contiguous ``[slice, row, column]``.
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ class Geometry:
 
     def to_index(self, points_mm: npt.ArrayLike) -> FloatArray:
         """RAS+ mm (..., 3) to fractional voxel indices (..., 3)."""
-        inverse: FloatArray = np.linalg.inv(self.affine)
+        inverse = np.linalg.inv(self.affine).astype(np.float64, copy=False)
         points = np.asarray(points_mm, dtype=np.float64)
         return points @ inverse[:3, :3].T + inverse[:3, 3]
 

@@ -1,4 +1,4 @@
-"""Label values and names: the bone's class on the right side, shifted by the number of classes on the left."""
+"""Label values and names: the bone's class on the right, shifted by the number of classes on the left."""
 
 from collections.abc import Sequence
 

@@ -134,7 +134,7 @@ class Painter:
         return levels * np.where(shade > 0, self._shades[shade], 1).astype(np.float32)
 
     def acquire(self, signal: FloatImage, k: int) -> npt.NDArray[np.int16]:
-        """Add texture, blur, shading, ghosts and noise to the signal of slice ``k``; int16 (rows, columns)."""
+        """Add texture, blur, shading, ghosts, noise to the signal of slice ``k``; int16 (rows, columns)."""
         look = self._look
         rng = np.random.default_rng([look.seed, 3, k])
         speckle = gaussian_filter(rng.standard_normal(signal.shape, dtype=np.float32), 0.8) * 2.2

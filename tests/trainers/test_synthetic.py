@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from seg_core.intensity import intensity_window, scale
+from seg_core.labels import BONES
+from seg_core.resize import resize_bilinear
+from trainers.phantom import PhantomConfig, make_phantom
+from trainers.synthetic import NORMALISATION, Frame, draw_phantom_config, training_slices
+
+CONFIG = PhantomConfig(seed=21, stature_cm=120, size=256, pixel_mm=1.875, slice_mm=25.0)
+
+
+@pytest.fixture(scope="module")
+def slices() -> tuple[np.ndarray, np.ndarray]:
+    return training_slices(CONFIG, Frame(128, 224))
+
+
+def test_slices_are_the_scan_as_the_runner_prepares_it(slices: tuple[np.ndarray, np.ndarray]) -> None:
+    phantom = make_phantom(CONFIG)
+    low, high = intensity_window(phantom.volume.array, NORMALISATION)
+    whole = resize_bilinear(scale(phantom.volume.array.T, low, high), (256, 256))
+    bone = (phantom.labels.array.T - 1) % len(BONES) + 1
+    bone[phantom.labels.array.T == 0] = 0
+    rows, columns = np.flatnonzero(bone.any((0, 2))), np.flatnonzero(bone.any((0, 1)))
+    assert np.isin(slices[0], whole).all()
+    # The pixels are the scan's own here, so the labels are the truth itself, cut around the bones.
+    assert np.array_equal(np.bincount(slices[1].ravel(), minlength=5)[1:], np.bincount(bone.ravel(), minlength=5)[1:])
+    assert rows[-1] - rows[0] < 128
+    assert columns[-1] - columns[0] < 224
+
+
+def test_labels_are_bones_without_sides(slices: tuple[np.ndarray, np.ndarray]) -> None:
+    images, labels = slices
+    assert images.shape == labels.shape == (len(labels), 128, 224)
+    assert images.dtype == np.float32
+    assert set(np.unique(labels)) == {0, 1, 2, 3, 4}
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_training_never_meets_the_subjects_of_the_test() -> None:
+    from benchmarks.accuracy import FIRST_SEED, SETS, SUBJECTS, configurations
+
+    drawn = [draw_phantom_config(seed) for seed in range(100_000, 100_200)]
+    validation = [draw_phantom_config(seed, (20, 21, 22)) for seed in range(500_000, 500_050)]
+    tests = [config for name in SETS for config in configurations(name)]
+    assert all(config.subject is None for config in drawn)  # draws come from the training basis
+    assert {config.subject for config in validation} <= {20, 21, 22}
+    assert {config.subject for config in tests} == set(SUBJECTS) == {23, 24, 25}
+    assert min(config.seed for config in tests) == FIRST_SEED > max(config.seed for config in drawn + validation)
+    assert len({config.seed for config in tests}) == len(tests) == 18
