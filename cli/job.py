@@ -125,6 +125,9 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
     with clock.step("measure"):
         confidence = None if found.confidence is None else found.confidence.array
         bones = tuple(bone_statistics(found.labels, confidence, _removed(runner, found)))
+    if not settings.options.confidence:
+        del confidence
+        found = replace(found, confidence=None)  # a volume less in memory
     with staged_output(settings.target, name, settings.overwrite) as stage:
         subtitle = f"model {runner.spec.name}, for research use"
         checks = _write_files(stage, (name, subtitle), (scan.volume, found, bones), settings, clock)

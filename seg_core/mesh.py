@@ -89,7 +89,7 @@ def _with_volume(
     vertices: npt.NDArray[np.float64], faces: npt.NDArray[np.int32], volume: float, limit: float
 ) -> npt.NDArray[np.float64]:
     """Move along the normals until the volume (mm3) is right, each time by at most ``limit`` mm."""
-    for _ in range(3):
+    for _ in range(2):
         cross = _cross(vertices, faces)
         area = float(np.linalg.norm(cross, axis=1).sum()) / 2
         normals = np.zeros_like(vertices)

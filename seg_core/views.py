@@ -86,7 +86,8 @@ def choose_levels(labels: npt.NDArray[np.uint8], groups: Sequence[Sequence[int]]
         Without duplicates; levels spread over the scan where nothing is labelled.
     """
     levels = labels.shape[2]
-    areas = np.array([np.bincount(labels[:, :, k].ravel(), minlength=256) for k in range(levels)])
+    planes = (labels[:, :, level] for level in range(levels))
+    areas = np.array([np.bincount(plane[plane > 0], minlength=256) for plane in planes])
     widths = [areas[:, list(group)].sum(axis=1) for group in groups]
     widths = [width for width in widths if width.any()]
     if not widths:
@@ -160,9 +161,13 @@ def front(labels: npt.NDArray[np.uint8], depth_mm: float) -> tuple[npt.NDArray[n
     label, depth : ndarray, (level from the head down, column)
         0 where no label is met.
     """
-    first = (labels > 0).argmax(axis=1)
-    nearest = np.take_along_axis(labels, first[:, None, :], axis=1)[:, 0, :]
-    return nearest.T[::-1], first.T[::-1] * depth_mm
+    seen = np.zeros((labels.shape[2], labels.shape[0]), np.uint8)
+    depth = np.zeros(seen.shape)
+    for row in range(labels.shape[1]):  # a row at a time, so that no second volume is made
+        plane = labels[:, row, :].T[::-1]
+        new = (seen == 0) & (plane > 0)
+        seen[new], depth[new] = plane[new], row * depth_mm
+    return seen, depth
 
 
 def lit(coverage: npt.NDArray[np.float32], depth: npt.NDArray[np.float32], scale: float) -> FloatArray:
