@@ -22,6 +22,7 @@ from trainers.mr import Contrast, draw_hard_look, draw_look
 from trainers.soft_tissue import draw_body
 
 _AIR_BELOW_MM = 12.0
+_PARTS = {"dicom", "labels.nii.gz", "labels.json", "masks", "meshes", "phantom.json"}
 # Median stature of girls and boys together, cm: Kuczmarski et al., CDC growth charts, 2000.
 _AGES = (4.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
 _STATURES_CM = (102.0, 115.0, 122.0, 128.0, 138.5, 150.0, 162.0, 168.0, 170.0)
@@ -131,7 +132,7 @@ def write_phantom(phantom: Phantom, folder: Path, overwrite: bool = False) -> No
     OutputError
         If the folder exists and is not an earlier phantom to be overwritten, or cannot be written.
     """
-    if folder.exists() and not (overwrite and (folder / "phantom.json").is_file()):
+    if folder.exists() and not (overwrite and _is_phantom(folder)):
         raise OutputError(
             f"{folder.name} exists", "a new folder", "choose another, or --overwrite an earlier phantom"
         )
@@ -189,6 +190,11 @@ def _moved(anatomy: Anatomy, by_mm: npt.NDArray[np.float64]) -> Anatomy:
 
 def _plain(anatomy: AnatomyConfig) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(anatomy).items()}
+
+
+def _is_phantom(folder: Path) -> bool:
+    """Whether a folder holds an earlier phantom and nothing else."""
+    return (folder / "phantom.json").is_file() and {path.name for path in folder.iterdir()} <= _PARTS
 
 
 def _write_parts(phantom: Phantom, folder: Path) -> None:
