@@ -16,6 +16,7 @@ from seg_core.labels import BONES, SIDES
 from seg_core.ply import Mesh, Space, read_ply
 from trainers.contact import SignedSurface, carve, contact_shift
 from trainers.extra_bones import arm, foot, lumbar_spine
+from trainers.hip import make_room, socket_centre, socket_vertices
 from trainers.landmarks import (
     FEMUR_OF_STATURE,
     bone_landmarks,
@@ -191,14 +192,17 @@ def _posed(model: ShapeModel, config: AnatomyConfig, rng: np.random.Generator) -
     names = {"left_hip": "left_pelvis", "right_hip": "right_pelvis", "sacrum": "sacrum"}
     meshes = {new: _moved(left[old], *frame) for old, new in names.items()}
     meshes |= {f"left_{bone}": _moved(left[bone], *frame) for bone in LEG}
-    legs = {f"right_{bone}": _mirrored(_moved(right[bone], *frame)) for bone in LEG}
-    # Where the right femur's head belongs: in the right socket, as the left one's lies in the left.
-    socket = matrix @ femoral_head(left["femur"], "left")[0] + offset
-    shift = frame[0] @ (socket - frame[1]) - femoral_head(legs["right_femur"], "right")[0]
-    meshes |= {name: _shifted(mesh, shift) for name, mesh in legs.items()}
+    meshes |= {f"right_{bone}": _mirrored(_moved(right[bone], *frame)) for bone in LEG}
+    sockets = socket_vertices(model)
+    for side in SIDES:
+        head = femoral_head(meshes[f"{side}_femur"], side)[0]
+        shift = socket_centre(meshes[f"{side}_pelvis"], sockets[side]) - head
+        meshes |= {f"{side}_{bone}": _shifted(meshes[f"{side}_{bone}"], shift) for bone in LEG}
     meshes = _scaled(meshes, _factor(config, meshes))
     for side in SIDES:
         meshes |= _pose_leg(meshes, side, config.pose, rng)
+        pelvis, femur = meshes[f"{side}_pelvis"], meshes[f"{side}_femur"]
+        meshes[f"{side}_pelvis"] = make_room(pelvis, femur, side, 2.0)
     return _without_overlaps(meshes)
 
 
@@ -254,7 +258,6 @@ def _without_overlaps(meshes: dict[str, Mesh]) -> dict[str, Mesh]:
 _FITTED: tuple[
     tuple[str, str, tuple[str, ...], tuple[float, float], tuple[float, float, float] | None], ...
 ] = (
-    ("femur", "pelvis", LEG, (2.0, 3.5), None),
     ("tibia", "femur", ("tibia", "fibula", "patella"), (3.0, 4.0), (0.0, 0.0, 1.0)),
     ("fibula", "tibia", ("fibula",), (1.5, 3.0), None),
     ("patella", "femur", ("patella",), (3.0, 5.0), (0.0, -1.0, 0.0)),

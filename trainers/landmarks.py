@@ -74,7 +74,7 @@ def femoral_head(femur: Mesh, side: str) -> tuple[FloatArray, float]:
     medial = upper[np.argmin(upper[:, 0] * side_sign(side))]
     near = upper[np.linalg.norm(upper - medial, axis=1) < 0.07 * length]
     for _ in range(15):
-        centre, radius = _fit_sphere(near)
+        centre, radius = fit_sphere(near)
         away = np.linalg.norm(upper - centre, axis=1)
         # Above and medial of the plane that the neck leaves through.
         outward = (upper - centre) @ np.array([side_sign(side), 0.0, -1.0]) / np.sqrt(2) < 0.5 * radius
@@ -107,8 +107,8 @@ def reflection(left: Mesh, right: Mesh) -> tuple[FloatArray, FloatArray]:
     return matrix, offset
 
 
-def _fit_sphere(points: FloatArray) -> tuple[FloatArray, float]:
-    """Least squares of |p|^2 = 2 c.p + (r^2 - |c|^2)."""
+def fit_sphere(points: FloatArray) -> tuple[FloatArray, float]:
+    """Fit centre (3,) and radius to points (n, 3), mm: least squares of |p|^2 = 2 c.p + (r^2 - |c|^2)."""
     origin = points.mean(axis=0)
     p = points - origin
     system = np.column_stack([2 * p, np.ones(len(p))])
