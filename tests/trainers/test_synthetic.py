@@ -24,7 +24,8 @@ def test_slices_are_the_scan_as_the_runner_prepares_it(slices: tuple[np.ndarray,
     rows, columns = np.flatnonzero(bone.any((0, 2))), np.flatnonzero(bone.any((0, 1)))
     assert np.isin(slices[0], whole).all()
     # The pixels are the scan's own here, so the labels are the truth itself, cut around the bones.
-    assert np.array_equal(np.bincount(slices[1].ravel(), minlength=5)[1:], np.bincount(bone.ravel(), minlength=5)[1:])
+    counts = [np.bincount(labels.ravel(), minlength=5)[1:] for labels in (slices[1], bone)]
+    assert np.array_equal(*counts)
     assert rows[-1] - rows[0] < 128
     assert columns[-1] - columns[0] < 224
 
@@ -47,5 +48,6 @@ def test_training_never_meets_the_subjects_of_the_test() -> None:
     assert all(config.subject is None for config in drawn)  # draws come from the training basis
     assert {config.subject for config in validation} <= {20, 21, 22}
     assert {config.subject for config in tests} == set(SUBJECTS) == {23, 24, 25}
-    assert min(config.seed for config in tests) == FIRST_SEED > max(config.seed for config in drawn + validation)
+    assert min(config.seed for config in tests) == FIRST_SEED
+    assert max(config.seed for config in drawn + validation) < FIRST_SEED
     assert len({config.seed for config in tests}) == len(tests) == 18
