@@ -35,7 +35,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     source = folder.parent / "source"  # building leaves files beside the sources
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "lls-demo"))
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "lls-demo")
+    )
     subprocess.run([python, "-m", "pip", "install", "-q", f"{source}[cpu]"], check=True)
     return python
 
