@@ -180,7 +180,11 @@ def choose_series(found: Sequence[Series], wanted: str | None = None) -> tuple[S
     """
     if not found:
         raise ScanError("no DICOM image", "at least one series", "give the folder that holds the images")
-    series, reason = _take_wanted(found, wanted) if wanted is not None else _take_fitting(found)
+    if wanted is not None:
+        series, reason = _take_wanted(found, wanted)
+    else:
+        series, reason = _take_fitting(found)
+        _refuse_other_orientations(series, found)
     if series.problem is not None:
         raise series.problem
     return series, reason
@@ -281,9 +285,23 @@ def _take_fitting(found: Sequence[Series]) -> tuple[Series, str]:
     raise _ambiguous(f"{len(stacks)} series that fit", water or stacks)
 
 
+def _refuse_other_orientations(series: Series, found: Sequence[Series]) -> None:
+    """Refuse to take a part of a series whose other slices, readable or not, lie in another orientation."""
+    mixed = [s for s in found if s is series or _is_turned(s, series) and "LOCALIZER" not in s.kind.image_type]
+    if len(mixed) > 1:
+        raise _ambiguous(f"{len(mixed)} stacks that belong together", mixed)
+
+
+def _is_turned(a: Series, b: Series) -> bool:
+    """Whether two stacks belong to one series and are not parallel."""
+    one, other = a.planes[0].orientation, b.planes[0].orientation
+    if a.kind.uid != b.kind.uid or one is None or other is None:
+        return False
+    return max(abs(p - q) for p, q in zip(one, other, strict=True)) > dicom_stack.SAME_DIRECTION
+
+
 def _ambiguous(what: str, candidates: Sequence[Series]) -> ScanError:
-    several = {s.kind.uid: s.orientation for s in candidates}
-    mixed = len(several) < len(candidates) and len({s.orientation for s in candidates}) > 1
+    mixed = any(_is_turned(a, b) for a in candidates for b in candidates)
     note = " (mixed orientations in one series)" if mixed else ""
     return ScanError(what + note + list_series(candidates), "one series", "name one with --series NUMBER")
 

@@ -13,6 +13,8 @@ from seg_core.geometry import FloatArray, Geometry
 
 SAME_PLACE_MM = 0.01
 """Planes nearer than this along the normal lie at one position."""
+SAME_DIRECTION = 1e-3
+"""Slices whose direction cosines differ by no more are parallel."""
 SPACING_TOLERANCE = 0.05
 """How far a slice may lie off its regular place, as a share of the distance between slices."""
 SHEAR_TOLERANCE = 0.25
@@ -23,7 +25,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 def same_grid(a: Plane, b: Plane) -> bool:
     """Whether two planes of one kind are parallel, have equal pixels and equal echo times."""
-    pairs = ((a.orientation, b.orientation, 1e-3), (a.spacing, b.spacing, 1e-3))
+    pairs = ((a.orientation, b.orientation, SAME_DIRECTION), (a.spacing, b.spacing, 1e-3))
     for one, other, tolerance in pairs:
         if (one is None) != (other is None):
             return False

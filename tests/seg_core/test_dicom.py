@@ -266,6 +266,29 @@ def test_two_orientations_in_one_series(tmp_path):
     assert np.array_equal(read(tmp_path, "2").array, make_volume().array)
 
 
+CORONAL, TILTED = (1, 0, 0, 0, 0, -1), (1, 0, 0, 0, np.cos(0.1), np.sin(0.1))
+
+
+@pytest.mark.parametrize("turned", [CORONAL, TILTED])
+@pytest.mark.parametrize("which", [slice(1, None, 2), slice(4, None), slice(6, None)])
+def test_a_part_of_a_series_is_not_taken_for_the_whole(tmp_path, turned, which):
+    # Of the turned slices no volume can be made, so that the others are the only stack that fits.
+    paths, _ = write(tmp_path)
+    for path in paths[which]:
+        edit(path, ImageOrientationPatient=list(turned))
+    refused(tmp_path, ScanError, "mixed orientations in one series", "2:", "--series")
+    with pytest.raises(ScanError, match="mixed orientations"):
+        choose_series(find_series(tmp_path), find_series(tmp_path)[0].kind.uid)
+
+
+def test_a_localizer_in_the_same_series_does_not_count(tmp_path):
+    paths, volume = write(tmp_path)
+    for path in write(tmp_path / "below", make_volume((6, 5, 3), degrees=(90, 0, 0)), number=2)[0]:
+        kind = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        edit(path, SeriesInstanceUID=pydicom.dcmread(paths[0]).SeriesInstanceUID, ImageType=kind)
+    assert np.array_equal(read(tmp_path).array, volume.array)
+
+
 @pytest.mark.parametrize(
     ("attributes", "word"),
     [
