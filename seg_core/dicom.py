@@ -287,8 +287,9 @@ def _take_fitting(found: Sequence[Series]) -> tuple[Series, str]:
 
 def _refuse_other_orientations(series: Series, found: Sequence[Series]) -> None:
     """Refuse to take a part of a series whose other slices, readable or not, lie in another orientation."""
-    mixed = [s for s in found if s is series or _is_turned(s, series) and "LOCALIZER" not in s.kind.image_type]
-    if len(mixed) > 1:
+    turned = [s for s in found if _is_turned(s, series) and "LOCALIZER" not in s.kind.image_type]
+    if turned:
+        mixed = sorted([series, *turned], key=lambda s: s.number)
         raise _ambiguous(f"{len(mixed)} stacks that belong together", mixed)
 
 
