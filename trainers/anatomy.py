@@ -16,7 +16,7 @@ from seg_core.labels import BONES, SIDES
 from seg_core.ply import Mesh, Space, read_ply
 from trainers.contact import SignedSurface, carve, contact_shift
 from trainers.extra_bones import arm, foot, lumbar_spine
-from trainers.hip import make_room, socket_centre, socket_vertices
+from trainers.hip import make_room, part_symphysis, socket_centre, socket_vertices
 from trainers.landmarks import (
     FEMUR_OF_STATURE,
     bone_landmarks,
@@ -203,6 +203,9 @@ def _posed(model: ShapeModel, config: AnatomyConfig, rng: np.random.Generator) -
         meshes |= _pose_leg(meshes, side, config.pose, rng)
         pelvis, femur = meshes[f"{side}_pelvis"], meshes[f"{side}_femur"]
         meshes[f"{side}_pelvis"] = make_room(pelvis, femur, side, 2.0)
+    meshes["right_pelvis"], meshes["left_pelvis"] = part_symphysis(
+        meshes["right_pelvis"], meshes["left_pelvis"], 2.5
+    )
     return _without_overlaps(meshes)
 
 
@@ -265,7 +268,6 @@ _FITTED: tuple[
 )
 # A bone, what it gives way to, and the distance (mm) that its vertices then keep.
 _CARVED = (
-    ("left_pelvis", "right_pelvis", 2.0),
     ("{}_pelvis", "{}_femur", 1.5),
     ("{}_tibia", "{}_femur", 2.0),
     ("{}_fibula", "{}_tibia", 1.0),

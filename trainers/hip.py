@@ -1,4 +1,4 @@
-"""The hip as a ball joint: where the socket is, and room in it for the femur's head."""
+"""The pelvis' joints: where the socket is, room in it for the femur's head, and the symphysis."""
 
 from functools import lru_cache
 
@@ -54,3 +54,26 @@ def make_room(pelvis: Mesh, femur: Mesh, side: str, gap: float, depth: float = 1
         return pelvis
     wider = np.where(away < end, end - (end - away) * depth / (end - nearest), away)
     return Mesh(centre + outwards * (wider / away)[:, None], pelvis.faces)
+
+
+def part_symphysis(right: Mesh, left: Mesh, gap: float, depth: float = 15.0) -> tuple[Mesh, Mesh]:
+    """Leave at least ``gap`` (mm) between the two hip bones, which meet in a sagittal plane only.
+
+    What crosses that plane is compressed sideways over ``depth`` (mm), so no surface crosses another.
+
+    Returns
+    -------
+    right, left : Mesh
+        RAS+ mm.
+    """
+    plane = float(right.vertices_mm[:, 0].min() + left.vertices_mm[:, 0].max()) / 2
+    parted = []
+    for mesh, sign in ((right, 1.0), (left, -1.0)):
+        vertices = mesh.vertices_mm.copy()
+        x = (vertices[:, 0] - plane) * sign
+        wanted, end = gap / 2, gap / 2 + depth
+        if x.min() < wanted:
+            x = np.where(x < end, end - (end - x) * depth / (end - x.min()), x)
+        vertices[:, 0] = plane + sign * x
+        parted.append(Mesh(vertices, mesh.faces))
+    return parted[0], parted[1]
