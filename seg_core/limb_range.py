@@ -1,6 +1,7 @@
 """Which slices show the lower limb."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ COARSE_MM = 15.0
 MARGIN_MM = 30.0
 BONE_MM2 = 40.0
 """Less bone than this in a slice is taken for noise; the end of a small child's fibula has about as much."""
+WORTH_A_WORD = 0.1
+"""Bone that is left out is told of where it is more than this share of what is kept."""
 
 
 def range_from_hip(plan: SlicePlan, orientation: str, hip_slice: int, tolerance: int) -> Range:
@@ -60,9 +63,25 @@ def coarse_slices(plan: SlicePlan) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, plan.slices - 1, count).round().astype(np.int64))
 
 
-def find_range(
+@dataclass(frozen=True)
+class Limb:
+    """Where the lower limb is.
+
+    Parameters
+    ----------
+    slices : tuple of int
+        First slice and one past the last, as the network sees them.
+    left_out : tuple of tuple of int
+        First and last slice of other stretches with much bone, which may be the limb's after all.
+    """
+
+    slices: Range
+    left_out: tuple[Range, ...] = ()
+
+
+def find_limb(
     plan: SlicePlan, area: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]]
-) -> Range | None:
+) -> Limb | None:
     """Find the lower limb from a coarse pass of the network.
 
     Slices 15 mm apart are asked for bone. Those that have some form runs, in which a single one without is
@@ -78,17 +97,21 @@ def find_range(
 
     Returns
     -------
-    tuple of int, or None
-        First slice and one past the last, as the network sees them; None where no slice has bone.
+    Limb or None
+        None where no slice has bone.
     """
     slices = coarse_slices(plan)
     found = area(slices)
     runs = _runs(found >= BONE_MM2)
     if not runs:
         return None
-    first, last = max(runs, key=lambda run: float(found[run[0] : run[1] + 1].sum()))
+    bone = [float(found[first : last + 1].sum()) for first, last in runs]
+    most = int(np.argmax(bone))
+    first, last = runs[most]
     margin = int(np.ceil(MARGIN_MM / plan.spacing_mm[0]))
-    return max(int(slices[first]) - margin, 0), min(int(slices[last]) + margin + 1, plan.slices)
+    limb = max(int(slices[first]) - margin, 0), min(int(slices[last]) + margin + 1, plan.slices)
+    others = [run for n, run in enumerate(runs) if n != most and bone[n] > WORTH_A_WORD * bone[most]]
+    return Limb(limb, tuple((int(slices[a]), int(slices[b])) for a, b in others))
 
 
 def _runs(bone: npt.NDArray[np.bool_]) -> list[Range]:

@@ -15,7 +15,7 @@ from seg_core.errors import UsageError
 from seg_core.geometry import LabelMap, Volume
 from seg_core.intensity import intensity_window
 from seg_core.labels import plain_labels
-from seg_core.limb_range import Range, find_range, range_from_hip
+from seg_core.limb_range import Range, find_limb, range_from_hip
 from seg_core.prepare import SlicePlan, crop, plan_slices, prepare, restore
 from seg_core.runner import Runner
 from seg_core.sides import SideEvidence, keep_side, split_sides
@@ -25,8 +25,8 @@ Progress = Callable[[str, int, int], None]
 
 SLAB = 16
 """Slices that are prepared, inferred and cleaned together; bounds memory, changes no label."""
-AIR = 0.05
-"""A slice whose brightest percent of pixels is darker than this share of the brightest slice's shows air."""
+AIR, LIGHT_MM2 = 0.05, 200.0
+"""A slice whose brightest 2 cm2 are darker than this share of the brightest slice's shows air."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SegmentOptions:
     Parameters
     ----------
     side : {"both", "right", "left"}
-        Which leg to keep.
+        Which leg to keep. Where the sides cannot be told everything is kept, with a warning.
     hip_slice : int, optional
         Slice where the hip begins, in the scan's stored order; by default the range is found in the scan.
     hip_tolerance : int
@@ -187,10 +187,17 @@ class _Job:
         if options.hip_slice is not None:
             orientation = self.runner.spec.orientation
             return range_from_hip(self.plan, orientation, options.hip_slice, options.hip_tolerance)
-        found = find_range(self.plan, self._bone_area)
-        if found is None:
+        limb = find_limb(self.plan, self._bone_area)
+        if limb is None:
             self.warnings.append("no bone was found in slices 15 mm apart: all slices were segmented")
-        return found or everything
+            return everything
+        for run in limb.left_out:
+            first, last = sorted(map(self.plan.slice_index, run))
+            self.warnings.append(
+                f"slices {first} to {last} show bone too, away from the rest, and were left out: "
+                "name the slice where the hip begins if they belong to the leg"
+            )
+        return limb.slices
 
     def _bone_area(self, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Run the network on single slices; return how much bone each shows, in mm2 (n,)."""
@@ -204,9 +211,17 @@ class _Job:
             labels = crop(self.runner.run(images, self.plan.frame).labels, self.plan)
             cleaned, _ = denoise_slices(np.ascontiguousarray(labels), self.classes, self.runner.spec.denoise)
             area[start : start + len(part)] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
-            light[start : start + len(part)] = np.quantile(images[:, 0], 0.99, axis=(1, 2))
+            light[start : start + len(part)] = self._light(images[:, 0])
             self.progress("range", start + len(part), len(slices))
         return np.where(light >= AIR * light.max(), area, 0.0)
+
+    def _light(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return what the brightest 2 cm2 of each slice (n, rows, columns) reach, (n,): an ankle has that."""
+        pixels = images.reshape(len(images), -1)
+        covered = self.plan.frame[0] * self.plan.frame[1] * self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
+        count = min(max(round(LIGHT_MM2 / covered * pixels.shape[1]), 1), pixels.shape[1])
+        brightest: npt.NDArray[np.float32] = np.partition(pixels, -count, axis=1)[:, -count]
+        return brightest
 
     def _infer(self, span: Range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
         """Return classes and confidence (i, j, k) on the scan's grid."""
@@ -254,4 +269,21 @@ class _Job:
         if not self.runner.spec.sided:
             return labels, None
         labels, evidence = split_sides(labels, names, self.options.laterality)
-        return (labels if self.options.side == "both" else keep_side(labels, self.options.side)), evidence
+        if evidence.kind == "unknown":
+            self.warnings.append(f"the side is unknown: {evidence.detail}")
+        if evidence.conflict:
+            self.warnings.append(f"{evidence.detail}: check the side")
+        return self._one_side(labels, evidence), evidence
+
+    def _one_side(self, labels: LabelMap, evidence: SideEvidence) -> LabelMap:
+        """Keep the side that was asked for; nothing is thrown away where the sides are unknown."""
+        side = self.options.side
+        if side == "both":
+            return labels
+        if evidence.kind == "unknown":
+            self.warnings.append(f"the {side} side was asked for: all bones were kept, without a side")
+            return labels
+        kept = keep_side(labels, side)
+        if labels.array.any() and not kept.array.any():
+            self.warnings.append(f"the {side} side was asked for, but every bone lies on the other one")
+        return kept

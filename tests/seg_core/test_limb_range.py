@@ -3,7 +3,7 @@ import pytest
 
 from seg_core.errors import UsageError
 from seg_core.geometry import Geometry
-from seg_core.limb_range import coarse_slices, find_range, range_from_hip
+from seg_core.limb_range import coarse_slices, find_limb, range_from_hip
 from seg_core.prepare import plan_slices
 
 
@@ -51,22 +51,33 @@ def spans(*pieces):
 
 
 def test_the_limb_is_found_with_a_margin(band_spec):
-    first, stop = find_range(make_plan(band_spec), spans((60, 300, 900)))
+    first, stop = find_limb(make_plan(band_spec), spans((60, 300, 900))).slices
     assert 50 - 5 <= first <= 60 - 5
     assert 300 + 5 < stop <= 300 + 16
 
 
 def test_a_joint_does_not_part_the_limb_but_the_trunk_does(band_spec):
     plan = make_plan(band_spec)
-    joint = find_range(plan, spans((60, 150, 900), (156, 300, 900)))
-    assert joint == find_range(plan, spans((60, 300, 900)))
-    assert find_range(plan, spans((60, 300, 900), (340, 399, 300))) == joint
+    joint = find_limb(plan, spans((60, 150, 900), (156, 300, 900)))
+    assert joint == find_limb(plan, spans((60, 300, 900)))
+    trunk = find_limb(plan, spans((60, 300, 900), (340, 399, 60)))
+    assert (trunk.slices, trunk.left_out) == (joint.slices, ())
+
+
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+def test_much_bone_elsewhere_is_told_of(band_spec, direction):
+    # A network that loses the shaft of the thigh: the hip may be the limb's.
+    limb = find_limb(make_plan(band_spec, direction=direction), spans((60, 200, 900), (250, 300, 900)))
+    assert limb.slices[1] < 230
+    ((first, last),) = limb.left_out
+    assert 250 <= first <= 255
+    assert 295 <= last <= 300
 
 
 def test_specks_are_no_bone(band_spec):
-    assert find_range(make_plan(band_spec), spans((0, 399, 39))) is None
+    assert find_limb(make_plan(band_spec), spans((0, 399, 39))) is None
 
 
 @pytest.mark.parametrize("slices", [1, 3])
 def test_short_scans_are_kept_whole(band_spec, slices):
-    assert find_range(make_plan(band_spec, slices), spans((0, 9, 500))) == (0, slices)
+    assert find_limb(make_plan(band_spec, slices), spans((0, 9, 500))).slices == (0, slices)

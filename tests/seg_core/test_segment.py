@@ -1,3 +1,4 @@
+import re
 import threading
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import seg_core.segment as module
 from seg_core.errors import ScanError, UsageError
 from seg_core.geometry import Geometry, Volume
-from seg_core.labels import sided_labels
+from seg_core.labels import plain_labels, sided_labels
 from seg_core.model_spec import Denoise, Grid
 from seg_core.runner import Runner
 from seg_core.segment import SegmentOptions, segment
@@ -83,6 +84,47 @@ def test_side_keeps_one_leg(legs, runner):
     assert np.array_equal(left, np.where(truth.array > 4, truth.array, 0))
 
 
+def one_leg(legs, side, fibula=True):
+    """A scan that shows one leg alone, and its true labels."""
+    scan, truth = legs
+    there = np.zeros(scan.array.shape, bool)
+    there[: 32 if side == "right" else 0] = True  # columns run to the left
+    there[32 if side == "left" else 64 :] = True
+    array, labels = np.where(there, scan.array, 0), np.where(there, truth.array, 0)
+    if not fibula:
+        array[(labels == 3) | (labels == 7)] = 20
+    return Volume(np.asfortranarray(array), scan.geometry), labels
+
+
+@pytest.mark.parametrize("asked", ["both", "right", "left"])
+def test_where_the_side_is_unknown_all_is_kept_and_said(legs, runner, asked):
+    scan, truth = one_leg(legs, "left", fibula=False)
+    found = segment(scan, runner, SegmentOptions(side=asked))
+    assert found.sides.kind == "unknown"
+    assert dict(found.labels.labels) == plain_labels(runner.spec.classes)
+    wanted = np.where(truth > 4, truth - 4, truth)
+    assert np.array_equal(found.labels.array, np.where(wanted == 3, 0, wanted))
+    assert found.warnings[0].startswith("the side is unknown: one leg")
+    assert [w for w in found.warnings if f"the {asked} side was asked for" in w] == list(found.warnings[1:])
+    assert len(found.warnings) == (1 if asked == "both" else 2)
+
+
+def test_a_header_that_the_fibula_contradicts_is_followed_and_said(legs, runner):
+    scan, truth = one_leg(legs, "left")
+    assert np.array_equal(segment(scan, runner).labels.array, truth)
+    found = segment(scan, runner, SegmentOptions(laterality="R"))
+    assert set(np.unique(found.labels.array)) == {0, 1, 2, 3, 4}
+    (warning,) = found.warnings
+    assert "contradicts" in warning
+
+
+def test_the_side_that_is_not_there_is_said(legs, runner):
+    found = segment(one_leg(legs, "left")[0], runner, SegmentOptions(side="right"))
+    assert not found.labels.array.any()
+    (warning,) = found.warnings
+    assert "every bone lies on the other one" in warning
+
+
 def test_hip_slice_cuts_towards_the_head(legs, runner):
     scan, truth = legs
     found = segment(scan, runner, SegmentOptions(hip_slice=25, hip_tolerance=3))
@@ -90,6 +132,59 @@ def test_hip_slice_cuts_towards_the_head(legs, runner):
     assert np.array_equal(found.labels.array[:, :, :29], truth.array[:, :, :29])
     assert not found.labels.array[:, :, 29:].any()
     assert truth.array[:, :, 29:].any()
+
+
+def in_a_long_scan(volume, labels, bone_in_trunk=0):
+    """Legs with 400 mm of trunk above, and noise of air beyond both ends."""
+    rng = np.random.default_rng(1)
+    columns, rows, _ = volume.array.shape
+    trunk = np.zeros((columns, rows, 40), np.uint8)
+    trunk[6:-6, 18:-18] = rng.integers(15, 35, (columns - 12, rows - 36, 40))
+    trunk[30:34, 30:34, 40 - bone_in_trunk :] = 120
+    air = rng.integers(0, 4, (columns, rows, 20)).astype(np.uint8)
+    array = np.concatenate([air, volume.array, trunk, air], axis=2)
+    truth = np.zeros(array.shape, np.uint8)
+    truth[:, :, 20:60] = labels.array
+    return Volume(np.asfortranarray(array), volume.geometry.window((0, 0, -20), array.shape)), truth
+
+
+@pytest.mark.parametrize("bone_in_trunk", [0, 3, 12])
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_the_limb_is_found_below_a_trunk_and_between_air(legs, runner, bone_in_trunk, upside_down):
+    scan, truth = in_a_long_scan(*legs, bone_in_trunk)
+    if upside_down:
+        scan = reoriented(scan, (0, 1, 2), (False, False, True))
+        truth = truth[:, :, ::-1]
+    found = segment(scan, runner)
+    assert np.array_equal(found.labels.array, truth)
+    first, last = np.flatnonzero(truth.any(axis=(0, 1)))[[0, -1]]
+    assert first - 4 <= found.slices[0] <= first - 1  # a margin of 30 mm, less one coarse step at most
+    assert last + 1 <= found.slices[1] - 1 <= last + 4
+    assert found.warnings == ()
+
+
+def test_much_bone_that_is_left_out_is_told_of(legs, runner):
+    scan = Volume(legs[0].array.copy(order="K"), legs[0].geometry)
+    lost = (legs[1].array == 2) | (legs[1].array == 6)
+    lost[:, :, :22] = False  # the network loses most of both thighs
+    scan.array[lost] = 20
+    found = segment(scan, runner)
+    assert found.slices[1] <= 26
+    (warning,) = found.warnings
+    first, last = map(int, re.findall(r"\d+", warning))
+    assert 32 <= first <= 33
+    assert 36 <= last <= 37
+    assert "were left out" in warning
+
+
+def test_a_thin_ankle_in_a_wide_slice_is_no_air(runner):
+    # A child's ankle is a five-hundredth of a slice of half a metre.
+    image = np.zeros((64, 64, 30), np.uint8)
+    image[30:33, 30:33] = 20
+    image[20:45, 20:45, 20:] = 200
+    image[31:33, 31:33] = 70
+    found = segment(Volume(image, Geometry(image.shape, np.diag([-8.0, -8, 10, 1]))), runner)
+    assert found.slices[0] == 0
 
 
 def test_without_denoising_specks_stay(legs, runner):
