@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import ScanError, UsageError
+from seg_core.geometry import LabelMap
 from seg_core.labels import BONES, SIDES
+from seg_core.mesh import surface
+from seg_core.nifti import read_labels
 from seg_core.ply import Mesh, Space, read_ply
 from trainers.contact import SignedSurface, carve, contact_shift
 from trainers.extra_bones import arm, foot, lumbar_spine
@@ -45,8 +48,8 @@ class AnatomyConfig:
     subject : int, optional
         One of the 26 real adults, 0 to 25.
     bones : Path, optional
-        Folder of meshes ``right_tibia.ply`` ... ``left_pelvis.ply``, any of them, and ``right_patella.ply``,
-        ``left_patella.ply``, ``sacrum.ply`` if there; taken in the pose in which they are.
+        Folder of meshes or masks ``right_tibia.ply`` or ``.nii.gz`` ... ``left_pelvis``, any of them, and
+        ``right_patella``, ``left_patella``, ``sacrum`` if there; taken in the pose in which they are.
     bones_space : {"lps", "ras"}, optional
         Space of meshes whose header does not say it; LPS if neither says.
     scale : float, optional
@@ -334,16 +337,28 @@ def _promontory(sacrum: Mesh | None, points: Mapping[str, FloatArray]) -> FloatA
 
 def _read_bones(folder: Path, space: Space | None) -> dict[str, Mesh]:
     names = (*BONE_NAMES, "right_patella", "left_patella", "sacrum")
-    paths = {name: Path(folder) / f"{name}.ply" for name in names}
-    meshes = {name: read_ply(path, space) for name, path in paths.items() if path.is_file()}
+    found = {name: _read_bone(Path(folder), name, space) for name in names}
+    meshes = {name: mesh for name, mesh in found.items() if mesh is not None}
     if not any(name in meshes for name in BONE_NAMES):
-        raise UsageError(f"no bone in {folder}", "right_tibia.ply ... left_pelvis.ply, at least one of them")
+        raise UsageError(
+            f"no bone in {folder}", "right_tibia.ply or .nii.gz ... left_pelvis.ply, at least one of them"
+        )
     for name, mesh in meshes.items():
         if not mesh.is_watertight:
-            raise ScanError(
-                f"{paths[name]} is not closed", "every edge in exactly two faces", "repair the mesh"
-            )
+            raise ScanError(f"{name} is not closed", "every edge in exactly two faces", "repair the mesh")
     return meshes
+
+
+def _read_bone(folder: Path, name: str, space: Space | None) -> Mesh | None:
+    """Read a bone's surface, or make one of its mask; None where there is neither."""
+    if (folder / f"{name}.ply").is_file():
+        return read_ply(folder / f"{name}.ply", space)
+    if not (folder / f"{name}.nii.gz").is_file():
+        return None
+    mask = read_labels(folder / f"{name}.nii.gz")
+    if not mask.array.any():
+        raise ScanError(f"{name}.nii.gz is empty", "a mask of the bone")
+    return surface(LabelMap((mask.array > 0).astype(np.uint8), mask.geometry, {1: name}), 1)
 
 
 def _factor(config: AnatomyConfig, meshes: Mapping[str, Mesh]) -> float:

@@ -92,8 +92,9 @@ def test_dixon_water_marrow_is_darker_than_muscle_and_brighter_than_nothing(phan
     assert phantom.volume.array[around].mean() > 5 * air
 
 
-def test_anyones_bones_can_be_dressed(folder: Path) -> None:
-    mine = make_phantom(replace(SMALL, stature_cm=None, scale=1.0, bones=str(folder / "meshes")))
+@pytest.mark.parametrize("kind", ["meshes", "masks"])
+def test_anyones_bones_can_be_dressed(kind: str, folder: Path) -> None:
+    mine = make_phantom(replace(SMALL, stature_cm=None, scale=1.0, bones=str(folder / kind)))
     truth = read_labels(folder / "labels.nii.gz")
     voxels = np.bincount(mine.labels.array.ravel(), minlength=9)[1:] * mine.labels.geometry.voxel_volume
     expected = np.bincount(truth.array.ravel(), minlength=9)[1:] * truth.geometry.voxel_volume
