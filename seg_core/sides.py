@@ -3,7 +3,8 @@
 Where both legs are there, two components of a bone lie beside each other at the same heights, and the one
 nearer to the patient's right is the right one. Hips decide before knees and knees before ankles, so that
 crossed shins keep the sides of their thighs. The midline is the plane halfway between the two upper ends of
-the best pair; hip bones that the network has joined at the symphysis are cut there. A single leg goes by
+the best pair; hip bones that the network has joined at the symphysis are cut there. Without a pair, joined
+hip bones show the midline themselves. A single leg goes by
 DICOM's laterality, else by the fibula, which lies lateral to the tibia; else its side is unknown.
 """
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from seg_core.components import Components, find_components
 from seg_core.errors import UsageError
 from seg_core.geometry import FloatArray, LabelMap
+from seg_core.joined_hips import midline_of_hips
 from seg_core.labels import plain_labels, sided_labels
 from seg_core.strands import Strands, count_right, cut, least_distance, trace_strands
 
@@ -29,12 +31,14 @@ OTHER_LEG_SHARE = 0.1  # of the larger leg's volume: less may be noise, and make
 APART_MM, APART_MM_ELSE = {"pelvis": 50.0}, 30.0
 SIDEWAYS, SIDEWAYS_ELSE = {"pelvis": 0.8}, 0.5
 UPPER_END_MM = 40.0
-MAX_TILT = 0.6  # rise over run of the line from hip to hip; steeper: one upper end is missing
+MAX_TILT = 0.4  # rise over run of the line from hip to hip; steeper: one upper end is missing
 # Beyond the midline, of a component that is cut there; others only without a pair: a crossed shin is not cut.
 CUT_SHARE, CUT_SHARE_ELSE = {"pelvis": 0.05}, 0.2
 # So far on the inner side of a single leg lies the other leg; a hip bone itself lies inwards of its femur.
 ASIDE_MM, FIRST_HIP_ASIDE_MM = 40.0, 90.0
-LATERAL = 0.3  # sideways share of the distance from tibia to fibula that tells the side
+# Sideways share of the distance from tibia to fibula: so much at one end tells the side, where it is nowhere
+# less than so little.
+LATERAL, LATERAL_ANYWHERE = 0.3, 0.1
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,10 @@ def split_sides(
     bones = _gather(labels, classes, components)
     pairs = _pairs(bones)
     if _two_legs(bones, pairs):
-        return _by_midline(bones, pairs)
+        return _by_midline(bones, pairs, _midline(bones, pairs))
+    plane = _plane_of_joined_hips(bones)
+    if plane is not None:
+        return _by_midline(bones, {}, plane)
     return _single_leg(bones, laterality)
 
 
@@ -227,23 +234,41 @@ def _two_legs(bones: _Bones, pairs: dict[str, tuple[int, int]]) -> bool:
 def _midline(bones: _Bones, pairs: dict[str, tuple[int, int]]) -> FloatArray:
     """Return the plane (4,) halfway between a pair's upper ends; its normal points to the right."""
     name = next(iter(pairs))  # hips first
+    a, b = pairs[name]
+    level = _upper_half(bones, a, b) * (1, 1, 0)
+    both = (bones.strands.counts[[a, b]] > 0).all(axis=0)
+    middle = bones.strands.points[[a, b]][:, both].mean(axis=(0, 1))
+    # A bone may be in pieces: its upper end is that of all pieces on its side.
+    strands = [bones.strands.own(place) for place in bones.of(name)]
+    sides = [float(np.mean((own - middle) @ level)) > 0 for own in strands]
     ends = []
-    for place in pairs[name]:
-        own = bones.strands.own(place)
-        ends.append(own[own[:, 2] >= own[-1, 2] - UPPER_END_MM].mean(axis=0))
+    for side in (True, False):
+        parts = [s for s, right in zip(strands, sides, strict=True) if right == side]
+        own = np.concatenate(parts) if parts else middle[None]
+        ends.append(own[own[:, 2] >= own[:, 2].max() - UPPER_END_MM].mean(axis=0))
     normal = ends[0] - ends[1]
-    middle = (ends[0] + ends[1]) / 2
     if abs(normal[2]) > MAX_TILT * np.hypot(normal[0], normal[1]):
-        a, b = pairs[name]
-        normal = _upper_half(bones, a, b) * (1, 1, 0)
-        both = (bones.strands.counts[[a, b]] > 0).all(axis=0)
-        middle = bones.strands.points[[a, b]][:, both].mean(axis=(0, 1))
+        normal = level
+    else:
+        middle = (ends[0] + ends[1]) / 2
     normal = normal / np.linalg.norm(normal)
     return np.append(normal, -normal @ middle)
 
 
-def _by_midline(bones: _Bones, pairs: dict[str, tuple[int, int]]) -> tuple[LabelMap, SideEvidence]:
-    plane = _midline(bones, pairs)
+def _plane_of_joined_hips(bones: _Bones) -> FloatArray | None:
+    """Return the plane (4,) between hip bones that are one component, the largest; None without such."""
+    hips = bones.of("pelvis")
+    if not hips:
+        return None
+    index = int(bones.main[hips[0]])
+    voxels = np.argwhere(bones.all.mask(index)) + bones.all.boxes[index, :, 0]
+    geometry = bones.labels.geometry
+    return midline_of_hips(geometry.to_world(voxels), max(geometry.voxel_sizes))
+
+
+def _by_midline(
+    bones: _Bones, pairs: dict[str, tuple[int, int]], plane: FloatArray
+) -> tuple[LabelMap, SideEvidence]:
     right_share = count_right(bones.all, bones.labels.geometry, plane) / bones.all.sizes
     sides = np.zeros(bones.all.sizes.size, np.int8)
     for right, left in pairs.values():
@@ -255,7 +280,12 @@ def _by_midline(bones: _Bones, pairs: dict[str, tuple[int, int]]) -> tuple[Label
         across[index] = share <= right_share[index] <= 1 - share
     # Hip bones meet at the midline, where the nearest bone may be the other side's.
     hips = np.array([bones.classes[label - 1] == "pelvis" for label in bones.all.labels])
-    sides[hips & (sides == 0)] = np.where(right_share > 0.5, 1, -1)[hips & (sides == 0)]
+    by_place = np.where(right_share > 0.5, 1, -1).astype(np.int8)
+    sides[hips & (sides == 0)] = by_place[hips & (sides == 0)]
+    femurs = bones.main[bones.of("femur")]  # thighs lie on their own side, shins may not
+    sides[femurs] = np.where(sides[femurs] == 0, by_place[femurs], sides[femurs])
+    if not (sides[bones.main] * ~across[bones.main]).any():
+        sides[:] = by_place
     _join_nearest(bones, sides, across)
     result = _painted(bones, np.where(across, 1, sides).astype(np.int8))
     n = len(bones.classes)
@@ -264,7 +294,8 @@ def _by_midline(bones: _Bones, pairs: dict[str, tuple[int, int]]) -> tuple[Label
         array = cut(bones.all, result.geometry, plane, left_values, result.array)
         result = LabelMap(array, result.geometry, result.labels)
     cut_names = sorted({bones.name(int(index)) for index in np.flatnonzero(across)})
-    detail = f"both legs show: {', '.join(pairs)} on either side of the midline"
+    beside = ", ".join(pairs) if pairs else "hip bones, joined,"
+    detail = f"both legs show: {beside} on either side of the midline"
     detail += f"; cut at the midline: {', '.join(cut_names)}" if cut_names else ""
     return result, SideEvidence("midline", detail, _listed(bones, sides, across))
 
@@ -272,17 +303,36 @@ def _by_midline(bones: _Bones, pairs: dict[str, tuple[int, int]]) -> tuple[Label
 def _join_nearest(bones: _Bones, sides: SideArray, across: npt.NDArray[np.bool_]) -> None:
     """Give every component without a side that of the nearest one with a side, if possible of its own class.
 
-    Fills in ``sides`` (components,).
+    The nearest first, so that a bone in pieces is followed from piece to piece. Fills in ``sides``
+    (components,).
     """
     place_of = {int(index): place for place, index in enumerate(bones.main)}
     known = [index for index in place_of if sides[index] != 0 and not across[index]]
-    for index in np.flatnonzero(sides == 0):
+    waiting = [index for index in place_of if sides[index] == 0]
+    while waiting:
+        found = [
+            (*_nearest(bones, bones.strands.own(place_of[i]), _kin(bones, i, known, sides)), i)
+            for i in waiting
+        ]
+        _, neighbour, index = min(found)
+        sides[index] = sides[neighbour]
+        known.append(index)
+        waiting.remove(index)
+    for index in map(int, np.flatnonzero(sides == 0)):
         points = bones.centroids_mm[index][None]
-        if int(index) in place_of:
-            points = bones.strands.own(place_of[int(index)])
-        kin = [k for k in known if bones.all.labels[k] == bones.all.labels[index]] or known
-        gaps = [least_distance(points, bones.strands.own(place_of[k])) for k in kin]
-        sides[index] = sides[kin[int(np.argmin(gaps))]]
+        sides[index] = sides[_nearest(bones, points, _kin(bones, index, known, sides))[1]]
+
+
+def _kin(bones: _Bones, index: int, known: list[int], sides: SideArray) -> list[int]:
+    """Return the known components of the same class where both sides have one, else all known ones."""
+    kin = [k for k in known if bones.all.labels[k] == bones.all.labels[index]]
+    return kin if len({int(sides[k]) for k in kin}) == 2 else known
+
+
+def _nearest(bones: _Bones, points: FloatArray, among: list[int]) -> tuple[float, int]:
+    """Return the distance in mm and the index of the main component that is nearest to some points (n, 3)."""
+    place_of = {int(index): place for place, index in enumerate(bones.main)}
+    return min((least_distance(points, bones.strands.own(place_of[k])), k) for k in among)
 
 
 def _single_leg(bones: _Bones, laterality: str | None) -> tuple[LabelMap, SideEvidence]:
@@ -327,10 +377,12 @@ def _fibula_side(bones: _Bones) -> int:
     offset = bones.strands.shared(fibulae[0], tibiae[0])
     if len(offset) == 0:
         return 0
-    sideways = float(np.median(offset[:, 0]))
-    distance = float(np.median(np.hypot(offset[:, 0], offset[:, 1])))
-    mostly = float(np.mean(np.sign(offset[:, 0]) == np.sign(sideways)))
-    return int(np.sign(sideways)) if abs(sideways) >= LATERAL * distance and mostly >= 0.8 else 0
+    # Half way down it lies rather behind; at head and malleolus it is clearly beside the tibia.
+    end = max(1, len(offset) // 8)
+    parts = [np.median(part, axis=0) for part in (offset[:end], offset, offset[-end:])]
+    share = np.array([part[0] / np.hypot(part[0], part[1]) for part in parts])
+    sure = np.abs(share).max() >= LATERAL and np.abs(share).min() >= LATERAL_ANYWHERE
+    return int(np.sign(share[0])) if sure and abs(np.sign(share).sum()) == len(parts) else 0
 
 
 def _set_aside(bones: _Bones, side: int) -> SideArray:
