@@ -11,6 +11,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from seg_core.geometry import Geometry
 from seg_core.ply import Mesh
 from seg_core.voxelize import voxelize
+from trainers.shape_model import load_shape_model
 
 
 def sphere(radius=10.0, centre=(0.0, 0.0, 0.0), resolution=24):
@@ -217,3 +218,15 @@ def test_empty_and_far_meshes():
 
 def test_slices_are_slowest_in_memory():
     assert voxelize(sphere(3), Geometry((4, 5, 6), np.eye(4))).T.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["femur", "fibula", "left_hip"])
+def test_real_bones_equal_vtks_stencil(name):
+    model = load_shape_model()
+    bone = model.meshes(model.subject_scores(23))[name]
+    mesh = Mesh(bone.vertices_mm - bone.vertices_mm.mean(axis=0), bone.faces)
+    geometry = oblique((180, 170, 190), (2.5, 2.4, 2.6), seed=3)
+    found, expected = voxelize(mesh, geometry) > 0, stencil(mesh, geometry)
+    index = np.argwhere(found != expected)
+    assert not off_surface(mesh, geometry, index).any()
+    assert found.sum() * geometry.voxel_volume == pytest.approx(mesh.volume_mm3, rel=0.02)
