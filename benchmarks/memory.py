@@ -1,0 +1,97 @@
+"""Peak memory of `lls segment` on the longest scan: 1015 slices of 512 x 512, 1.5 mm apart, from DICOM.
+
+    python -m benchmarks.memory --model MODEL
+
+The scan is synthetic (``lls phantom``). Scan and segmentation are made by processes of their own, so that only
+the segmentation is measured; more than 2 GB is a failure. ``--scan`` keeps the scan for another run,
+``--slices`` makes a shorter one. Linux and macOS only.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+LIMIT_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """The scan to segment: slices, rows and columns, and their distances in mm."""
+
+    slices: int = 1015
+    size: int = 512
+    pixel_mm: float = 0.9375
+    slice_mm: float = 1.5
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a segmentation took: greatest resident memory, processor seconds."""
+
+    gigabytes: float
+    cpu_seconds: float
+
+
+def make_scan(load: Load, folder: Path, seed: int = 900_500) -> None:
+    """Write a synthetic scan into a folder that is not there yet."""
+    command = [sys.executable, "-m", "cli", "phantom", "-o", str(folder), "--seed", str(seed)]
+    command += ["--slices", str(load.slices), "--size", str(load.size)]
+    command += ["--spacing", str(load.pixel_mm), "--slice-spacing", str(load.slice_mm)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def measure(scan: Path, model: str, out: Path) -> Peak:
+    """Segment a scan in a process of its own and return what that took.
+
+    The caller's own memory counts as the child's until the child starts its program: keep it small.
+
+    Raises
+    ------
+    RuntimeError
+        If the segmentation fails.
+    """
+    command = [sys.executable, "-m", "cli", "segment", str(scan), "-o", str(out), "--model", model, "-q"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"lls segment ended with {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Peak(usage.ru_maxrss * unit / 1e9, usage.ru_utime + usage.ru_stime)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, and return 1 above the limit."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--slices", type=int, default=Load.slices)
+    parser.add_argument("--size", type=int, default=Load.size, help="rows and columns")
+    parser.add_argument("--limit", type=float, default=LIMIT_GB, help="in GB (10^9 bytes)")
+    parser.add_argument("--scan", type=Path, help="keep the scan in this folder, or take it from there")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(arguments)
+    load = Load(options.slices, options.size, Load.pixel_mm * Load.size / options.size)
+    with tempfile.TemporaryDirectory() as temporary:
+        scan = options.scan or Path(temporary) / "scan"
+        if not scan.is_dir():
+            make_scan(load, scan)
+        files = sum(1 for _ in (scan / "dicom").iterdir())
+        if files != load.slices:
+            parser.error(f"{scan} holds {files} slices, not {load.slices}")
+        peak = measure(scan / "dicom", options.model, Path(temporary) / "out")
+    what = f"{load.slices} slices of {load.size} x {load.size}"
+    print(f"{what}: peak {peak.gigabytes:.2f} GB (limit {options.limit:g}), {peak.cpu_seconds:.0f} s of CPU")
+    if options.json:
+        options.json.write_text(json.dumps({"load": asdict(load), **asdict(peak)}, indent=1) + "\n")
+    return int(peak.gigabytes > options.limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
