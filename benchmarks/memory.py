@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory --model MODEL
 
-The scan is synthetic (``lls phantom``). Scan and segmentation are made by processes of their own, so that only
-the segmentation is measured; more than 2 GB is a failure. ``--scan`` keeps the scan for another run,
+The scan is synthetic (``lls phantom``). Scan and segmentation are made by processes of their own, so that
+only the segmentation is measured; more than 2 GB is a failure. ``--scan`` keeps the scan for another run,
 ``--slices`` makes a shorter one. Linux and macOS only.
 """
 

@@ -11,11 +11,11 @@ from cli.console import debug_option, json_option, print_json, table
 
 @click.command()
 @click.argument("scan", type=click.Path(path_type=Path))
-@click.option("--series", help="Number, UID or part of the description of the series that is meant.")
+@click.option("--series", help="As for `lls segment`: a number in this listing, UID, or part of a name.")
 @json_option
 @debug_option
 def inspect(scan: Path, series: str | None, as_json: bool) -> None:
-    """Show which series SCAN holds, which one `lls segment` would take, and why.
+    """Show which series SCAN holds, which one `lls segment` would take and why, and how its slices lie.
 
     SCAN is a folder of DICOM, a zip of one, a single file, or a NIfTI image. That none would be taken is an
     answer, not an error.
@@ -36,7 +36,8 @@ def inspect(scan: Path, series: str | None, as_json: bool) -> None:
     else:
         click.echo(_listing(found.entries, found.taken))
         if found.ignored:
-            click.echo(f"\n  {found.ignored} files without an image were passed over")
+            files = "1 file" if found.ignored == 1 else f"{found.ignored} files"
+            click.echo(f"\n  without an image, and passed over: {files}")
         if found.taken is not None:
             entry = next(e for e in found.entries if e["number"] == found.taken)
             click.echo(f"\n  taken: {found.taken} ({found.reason}){_geometry(entry)}")
@@ -62,7 +63,9 @@ def _listing(entries: tuple[Mapping[str, Any], ...], taken: int | None) -> str:
                 entry.get("problem") or "",
             )
         )
-    return table(("  no", "description", "plane", "image type", "voxels", "mm", ""), rows, left=7)
+    return table(
+        ("  no", "description", "plane", "image type", "voxels", "voxel size in mm", ""), rows, left=7
+    )
 
 
 def _times(values: Any, form: str) -> str:
@@ -73,5 +76,11 @@ def _geometry(entry: Mapping[str, Any]) -> str:
     if "affine" not in entry:
         return ""
     rows = ["".join(f"{value:11.4f}" for value in row) for row in entry["affine"][:3]]
-    axes = f"\n  axes:  {entry['orientation']} (directions in which columns, rows and slices are stored)"
+    orientation = entry["orientation"]
+    axis = next(n for n, letter in enumerate(orientation) if letter in "SI")
+    ends = ("feet", "head") if orientation[axis] == "S" else ("head", "feet")
+    axes = f"\n  axes:  {orientation} (where columns, rows and slices run to: L left, P back, S head, ...)"
+    axes += (
+        f"\n  along the body, as --hip-slice counts: 0 ({ends[0]}) to {entry['shape'][axis] - 1} ({ends[1]})"
+    )
     return axes + "\n  voxel index to RAS+ mm:\n  " + "\n  ".join(rows)

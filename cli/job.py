@@ -116,7 +116,9 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
     planned = [f"{name}_{end}" for end in ("dseg.nii.gz", "dseg.json", "statistics.csv", "report.json")]
     check_free(settings.target, name, planned, settings.overwrite)
     clock = _Clock(progress)
-    with clock.step("read", series=settings.series):
+    with clock.step(
+        "read"
+    ):  # which series and why stands in the scan's facts: a UID would lead to the patient
         scan = read_scan(path, settings.series)
     with clock.step("segment", side=settings.options.side, laterality=scan.laterality):
         options = replace(settings.options, confidence=True, laterality=scan.laterality)

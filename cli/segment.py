@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from seg_core.runner import Runner
 
 _PATH = click.Path(path_type=Path)
+Outcome = tuple["Result | None", "Exception | None"]
+"""Of one scan: what was written, and what is wrong; both under --strict."""
 
 
 @click.command()
 @click.argument("scans", nargs=-1, type=_PATH, metavar="SCAN...")
 @click.option("-i", "--input", "more_scans", multiple=True, type=_PATH, help="A scan; the same as SCAN.")
-@click.option("-o", "--output", required=True, type=_PATH, help="Folder for the results; made if missing.")
+@click.option(
+    "-o", "--output", required=True, type=_PATH, help="Folder for the results; made where it is missing."
+)
 @click.option("--model", default="default", show_default=True, help="The network: an ONNX file of lls.")
 @click.option(
     "--device",
@@ -32,12 +36,24 @@ _PATH = click.Path(path_type=Path)
     type=click.Choice(["both", "right", "left"]),
     default="both",
     show_default=True,
-    help="Which side's bones to keep.",
+    help="Keep the bones of one side only.",
 )
-@click.option("--hip-slice", type=int, help="Slice, from 0, where the hip begins; found by default.")
-@click.option("--hip-tolerance", default=50, show_default=True, help="Slices kept above --hip-slice.")
-@click.option("--series", help="Number, UID or part of the description of the DICOM series that is meant.")
-@click.option("--no-denoise", is_flag=True, help="Leave the network's labels as they are.")
+@click.option(
+    "--hip-slice",
+    type=int,
+    help="Slice where the hip begins, counted from 0 as `lls inspect` does. By default the part of the scan "
+    "that shows the legs is found.",
+)
+@click.option(
+    "--hip-tolerance",
+    default=50,
+    show_default=True,
+    help="With --hip-slice: how many slices beyond it, towards the head, are segmented too.",
+)
+@click.option(
+    "--series", help="The DICOM series that is meant: its number in `lls inspect`, UID, or part of its name."
+)
+@click.option("--no-denoise", is_flag=True, help="Keep small pieces and holes in the network's labels.")
 @click.option("--confidence", is_flag=True, help="Also write the network's confidence as an image.")
 @click.option(
     "--mesh-space",
@@ -46,9 +62,16 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Coordinates of the meshes; 3D Slicer expects LPS.",
 )
-@click.option("--name", help="What the files' names begin with.")
+@click.option(
+    "--name", help="What the files' names begin with; by default the scan's file name, or `scan` for DICOM."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run.")
-@click.option("--strict", is_flag=True, help="Fail (8) if a bone is missing or cut, or a side unknown.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="End with exit code 8 if a bone is missing or cut off, a side unknown, or a check failed. The "
+    "results are written all the same.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how long each step takes.")
 @json_option
@@ -72,7 +95,7 @@ def segment(
     if not flags["quiet"]:
         taken = " (taken by auto)" if flags["device"] == "auto" else ""
         click.echo(f"model {runner.spec.name} on {runner.device}{taken}", err=True)
-    outcomes: list[Result | Exception] = []
+    outcomes: list[Outcome] = []
     for path, name in zip(paths, names, strict=True):
         outcomes.append(_attempt(path, name, runner, settings, flags))
         if not as_json:
@@ -101,9 +124,7 @@ def _open(flags: dict[str, Any]) -> tuple["Runner", "Settings"]:
     )
 
 
-def _attempt(
-    path: Path, name: str, runner: "Runner", settings: "Settings", flags: dict[str, Any]
-) -> "Result | Exception":
+def _attempt(path: Path, name: str, runner: "Runner", settings: "Settings", flags: dict[str, Any]) -> Outcome:
     """Run one job; an error becomes its outcome, so that the other scans have their turn."""
     from cli.job import run_job
     from seg_core.errors import QualityError
@@ -113,30 +134,27 @@ def _attempt(
         with Progress(name, verbosity) as progress:
             result = run_job(path, name, runner, settings, progress)
     except Exception as error:
-        return error
+        return None, error
     for text in result.report["warnings"]:
         warn(f"{name}: {text}")
     for check in result.report["checks"]:
         if not check["passed"]:
             warn(f"{name}: check failed: {check['check']} ({check['detail']})")
-    if flags["strict"] and result.shortcomings:
-        error = QualityError(
-            "; ".join(result.shortcomings),
-            "every bone whole, sides known, all checks passed",
-            f"look at {result.folder / name}_preview.png; the results were written",
-        )
-        error.add_note(name)
-        return error
-    return result
+    if not (flags["strict"] and result.shortcomings):
+        return result, None
+    return result, QualityError(
+        "; ".join(result.shortcomings),
+        "every bone whole, sides known, all checks passed",
+        f"look at {result.folder / name}_preview.png; the results were written",
+    )
 
 
-def _print(name: str, outcome: "Result | Exception", several: bool) -> None:
-    from cli.job import Result
-
-    if isinstance(outcome, Result):
-        click.echo(_summary(outcome))
-    elif several:
-        click.echo(f"{click.style(name, bold=True)}  {click.style('failed', fg='red')}: {_reason(outcome)}\n")
+def _print(name: str, outcome: Outcome, several: bool) -> None:
+    result, error = outcome
+    if result is not None:
+        click.echo(_summary(result))
+    if error is not None and several:
+        click.echo(f"{click.style(name, bold=True)}  {click.style('failed', fg='red')}: {_reason(error)}\n")
 
 
 def _reason(error: BaseException) -> str:
@@ -177,31 +195,31 @@ def _summary(result: "Result") -> str:
     )
 
 
-def _record(name: str, outcome: "Result | Exception") -> dict[str, Any]:
-    from cli.job import Result
+def _record(name: str, outcome: Outcome) -> dict[str, Any]:
     from cli.main import as_lls_error
 
-    if isinstance(outcome, Result):
-        kept = {key: outcome.report[key] for key in ("bones", "sides", "warnings", "checks")}
-        return {"name": name, "folder": str(outcome.folder), "files": outcome.files} | kept
-    known = as_lls_error(outcome)
-    return {
-        "name": name,
-        "error": {
-            "type": type(known or outcome).__name__,
+    result, error = outcome
+    record: dict[str, Any] = {"name": name}
+    if result is not None:
+        kept = {key: result.report[key] for key in ("bones", "sides", "warnings", "checks")}
+        record |= {"folder": str(result.folder), "files": result.files} | kept
+    if error is not None:
+        known = as_lls_error(error)
+        record["error"] = {
+            "type": type(known or error).__name__,
             "exit_code": known.exit_code if known else 1,
-            "found": known.found if known else str(outcome),
+            "found": known.found if known else str(error),
             "expected": known.expected if known else "",
             "fix": known.fix if known else "",
-        },
-    }
+        }
+    return record
 
 
-def _conclude(outcomes: Sequence[tuple[Path, "Result | Exception"]]) -> None:
+def _conclude(outcomes: Sequence[tuple[Path, Outcome]]) -> None:
     """Raise the error of a single scan, or say which of several failed and why."""
     from seg_core.errors import BatchError
 
-    failed = [(path, outcome) for path, outcome in outcomes if isinstance(outcome, Exception)]
+    failed = [(path, error) for path, (_, error) in outcomes if error is not None]
     if not failed:
         return
     if len(outcomes) == 1:

@@ -1,5 +1,6 @@
 """A scan, from whatever the user has: a folder of DICOM, a zip of one, one file, NIfTI."""
 
+import errno
 import shutil
 import tempfile
 import zipfile
@@ -247,6 +248,8 @@ def _unpack(path: Path, folder: Path) -> None:
             f"{path.name} is no zip file, or a damaged one", "a readable zip", "pack it again"
         ) from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"no space left to unpack {path.name}", fix="free some space") from error
         raise ScanError(f"cannot unpack {path.name}: {error.strerror or error}") from error
 
 

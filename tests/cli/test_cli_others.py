@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cli.console import Progress, table
-from seg_core.geometry import LabelMap
+from seg_core.geometry import Geometry, LabelMap
 from seg_core.nifti import write_labels
 
 
@@ -19,6 +19,28 @@ def test_inspect_says_what_is_taken(lls, scan, dicom):
     found = json.loads(out)
     assert (code, found["kind"], found["taken"]) == (0, "nifti", 1)
     assert found["series"][0]["orientation"] == "LPS"
+
+
+def test_inspect_of_two_series_and_of_the_slices_order(lls, dicom, legs, tmp_path):
+    from seg_core.geometry import Volume
+    from seg_core.nifti import write_volume
+    from trainers.dicom_writer import SeriesInfo, write_series
+
+    volume = Volume(legs[0].array.astype(np.int16), legs[0].geometry)
+    fat = SeriesInfo("legs", number=2, description="t1 dixon fat", image_type=("ORIGINAL", "PRIMARY", "FAT"))
+    write_series(dicom, volume, fat)
+    (dicom / "notes.txt").write_text("not an image")
+    out = lls("inspect", dicom)[1]
+    assert "> 1   t1 dixon axial water" in out
+    assert "  2   t1 dixon fat" in out
+    assert "taken: 1 (the water series among 2 stacks)" in out
+    assert "passed over: 1 file\n" in out
+    assert "as --hip-slice counts: 0 (feet) to 39 (head)" in out
+    turned = np.diag([1.0, 1.0, -1.0, 1.0])
+    turned[2, 3] = 39
+    upside_down = Volume(legs[0].array[:, :, ::-1], Geometry((64, 64, 40), legs[0].geometry.affine @ turned))
+    write_volume(tmp_path / "down.nii.gz", upside_down)
+    assert "as --hip-slice counts: 0 (head) to 39 (feet)" in lls("inspect", tmp_path / "down.nii.gz")[1]
 
 
 def test_inspect_says_why_none_is_taken(lls, dicom, legs):

@@ -87,7 +87,14 @@ def test_the_report_says_how_and_proves_itself(done, read_json, tiny_model):
     assert sorted(entry["file"] for entry in report["outputs"]) == [f for f in FILES if "report" not in f]
     for entry in report["outputs"]:
         assert entry["sha256"] == sha256(done / entry["file"])
-    assert {"read", "segment", "measure", "mesh"} <= {step["step"] for step in report["steps"]}
+    steps = {step["step"]: step for step in report["steps"]}
+    assert {"read", "segment", "segment: range", "segment: denoise", "measure", "mesh"} <= set(steps)
+    assert all(step["seconds"] >= 0 for step in steps.values())
+    assert steps["segment: denoise"]["parameters"]["fraction"] == 0.1
+    assert report["schema_version"] == 1
+    assert report["software"]["packages"]["numpy"] == np.__version__
+    assert report["peak_memory_bytes"] > 1e7
+    assert report["scan"]["spacing_mm"] == [4, 4, 10]
     assert str(done.parent) not in (done / "leg_report.json").read_text()
 
 
@@ -143,7 +150,7 @@ def test_one_side_confidence_name_and_ras(lls, scan, tiny_model, tmp_path, done)
 
 
 @pytest.mark.usefixtures("no_picture")
-def test_one_bad_scan_does_not_stop_the_rest(lls, scan, tiny_model, tmp_path):
+def test_one_bad_scan_does_not_stop_the_rest(lls, scan, tiny_model, tmp_path, done):
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no image")
     code, out, err = lls("segment", bad, scan, scan, "-o", tmp_path / "out", "--model", tiny_model)
@@ -154,6 +161,9 @@ def test_one_bad_scan_does_not_stop_the_rest(lls, scan, tiny_model, tmp_path):
         "leg-1_report.json",
         "leg-2_report.json",
     ]
+    for number in (1, 2):  # the number of scans in a call changes no label
+        file = tmp_path / "out" / f"leg-{number}_dseg.nii.gz"
+        np.testing.assert_array_equal(read_labels(file).array, read_labels(done / "leg_dseg.nii.gz").array)
     code, out, _ = lls("segment", bad, scan, "-o", tmp_path / "o2", "--model", tiny_model, "--json")
     first, second = json.loads(out)["scans"]
     assert (first["error"]["type"], first["error"]["exit_code"]) == ("ScanError", 3)
@@ -174,6 +184,78 @@ def test_strict_fails_on_a_cut_bone_but_writes(lls, legs, tiny_model, tmp_path):
     assert "right femur is truncated" in err
     assert "right pelvis is empty" in err
     assert listing(tmp_path / "a") == listing(tmp_path / "b")
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_strict_shows_what_was_written(lls, legs, tiny_model, tmp_path):
+    volume = legs[0]
+    geometry = volume.geometry.window((0, 0, 0), (64, 64, 28))
+    write_volume(tmp_path / "cut.nii.gz", Volume(volume.array[:, :, :28], geometry))
+    call = ["segment", tmp_path / "cut.nii.gz", "--model", tiny_model, "--strict"]
+    code, out, _ = lls(*call, "-o", tmp_path / "a")
+    assert code == 8
+    assert re.search(r"femur\s+right\s+truncated", out)
+    code, out, _ = lls(*call, "-o", tmp_path / "b", "--json")
+    (found,) = strict_json(out)["scans"]
+    assert (code, found["error"]["exit_code"]) == (8, 8)
+    assert sorted(found["files"]) == listing(tmp_path / "b")
+    assert len(found["bones"]) == 8
+
+
+def strict_json(text):
+    """Parse JSON; its standard knows no NaN."""
+
+    def refuse(token):
+        raise AssertionError(f"{token} in JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_json_is_json_whatever_happens(lls, legs, tiny_model, tmp_path):
+    volume = legs[0]
+    array = volume.array.astype(np.float32)
+    array[1, 2, 3] = np.nan
+    write_volume(tmp_path / "nan.nii.gz", Volume(array, volume.geometry))
+    noise = np.random.default_rng(0).integers(0, 10, volume.array.shape).astype(np.uint8)
+    write_volume(tmp_path / "air.nii.gz", Volume(noise, volume.geometry))
+    scans = [tmp_path / "nan.nii.gz", tmp_path / "air.nii.gz", tmp_path / "none.nii.gz"]
+    code, out, err = lls("segment", *scans, "-o", tmp_path / "out", "--model", tiny_model, "--json")
+    nan, air, none = strict_json(out)["scans"]
+    assert code == 9
+    assert "2 of 3 scans failed" in err
+    assert (nan["error"]["exit_code"], none["error"]["exit_code"]) == (3, 3)
+    assert "NaN" in nan["error"]["found"]
+    assert {bone["status"] for bone in air["bones"]} == {"empty"}
+    assert {bone["length_mm"] for bone in air["bones"]} == {None}
+    strict_json((tmp_path / "out" / "air_report.json").read_text())
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_an_unknown_side_is_said_and_fails_under_strict(lls, legs, tiny_model, tmp_path, read_json):
+    volume, labels = legs
+    array = np.where((labels.array == 3) | (labels.array == 7), 20, volume.array)
+    array[:32] = 0  # the left leg without its fibula
+    write_volume(tmp_path / "left.nii.gz", Volume(np.asfortranarray(array), volume.geometry))
+    flags = ["--model", tiny_model, "--strict", "--side", "right"]
+    code, out, err = lls("segment", tmp_path / "left.nii.gz", "-o", tmp_path / "out", *flags)
+    assert code == 8
+    assert "warning: left: the side is unknown" in err
+    assert "all bones were kept" in err
+    assert re.search(r"tibia\s+unknown\s+found", out)
+    report = read_json(tmp_path / "out" / "left_report.json")
+    assert report["sides"]["kind"] == "unknown"
+    assert len(report["warnings"]) == 2
+    assert "left_label-tibia.ply" in listing(tmp_path / "out")
+    assert set(np.unique(read_labels(tmp_path / "out" / "left_dseg.nii.gz").array)) == {0, 1, 2, 4}
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_no_uid_comes_into_the_report(lls, dicom, tiny_model, tmp_path):
+    uid = json.loads(lls("inspect", dicom, "--json")[1])["series"][0]["uid"]
+    assert lls("segment", dicom, "-o", tmp_path / "out", "--model", tiny_model, "--series", uid)[0] == 0
+    for file in (tmp_path / "out").iterdir():
+        assert uid.encode() not in file.read_bytes()
 
 
 @pytest.mark.usefixtures("no_picture")

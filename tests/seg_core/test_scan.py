@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -156,6 +157,11 @@ def test_zip_that_is_encrypted_damaged_or_too_big(folder, tmp_path, monkeypatch)
     path.write_bytes(data)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10))
     with pytest.raises(OutputError, match="10 are free"):
+        read_scan(path)
+    monkeypatch.undo()
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OutputError, match="no space left"):
         read_scan(path)
 
 
