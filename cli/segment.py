@@ -36,7 +36,7 @@ Outcome = tuple["Result | None", "Exception | None"]
     type=click.Choice(["both", "right", "left"]),
     default="both",
     show_default=True,
-    help="Keep the bones of one side only.",
+    help="Keep the bones of one side only. Where the sides cannot be told all are kept, with a warning.",
 )
 @click.option(
     "--hip-slice",

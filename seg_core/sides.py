@@ -4,8 +4,8 @@ Where both legs are there, two components of a bone lie beside each other at the
 nearer to the patient's right is the right one. Hips decide before knees and knees before ankles, so that
 crossed shins keep the sides of their thighs. The midline is the plane halfway between the two upper ends of
 the best pair; hip bones that the network has joined at the symphysis are cut there. Without a pair, joined
-hip bones show the midline themselves. A single leg goes by
-DICOM's laterality, else by the fibula, which lies lateral to the tibia; else its side is unknown.
+hip bones show the midline themselves. A single leg goes by DICOM's laterality, else by the fibula, which lies
+lateral to the tibia; else its side is unknown.
 """
 
 from dataclasses import dataclass

@@ -16,6 +16,7 @@ from seg_core.geometry import Volume
 from seg_core.nifti import read_labels, write_volume
 from seg_core.ply import read_ply
 from seg_core.report import sha256
+from trainers.dicom_writer import SeriesInfo, write_series
 
 BONES = [f"{side}_{bone}" for side in ("right", "left") for bone in ("tibia", "femur", "fibula", "pelvis")]
 FILES = sorted(
@@ -248,6 +249,23 @@ def test_an_unknown_side_is_said_and_fails_under_strict(lls, legs, tiny_model, t
     assert len(report["warnings"]) == 2
     assert "left_label-tibia.ply" in listing(tmp_path / "out")
     assert set(np.unique(read_labels(tmp_path / "out" / "left_dseg.nii.gz").array)) == {0, 1, 2, 4}
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize(("header", "first"), [("L", 5), ("R", 1)])
+def test_a_single_leg_goes_by_the_headers_laterality(lls, legs, tiny_model, tmp_path, header, first):
+    volume, labels = legs
+    array = np.where((labels.array == 3) | (labels.array == 7), 20, volume.array).astype(np.int16)
+    array[32:] = 0
+    info = SeriesInfo("one leg", laterality=header)
+    write_series(tmp_path / "dicom", Volume(array, volume.geometry), info)
+    call = ["segment", tmp_path / "dicom", "-o", tmp_path / "out", "--model", tiny_model, "--strict"]
+    code, out, err = lls(*call)
+    assert code == 8  # its fibula is missing, and that alone
+    assert err.count(" is empty") == 1
+    assert "by the laterality in the header" in out
+    found = read_labels(tmp_path / "out" / "scan_dseg.nii.gz")
+    assert set(np.unique(found.array)) == {0, first, first + 1, first + 3}
 
 
 @pytest.mark.usefixtures("no_picture")

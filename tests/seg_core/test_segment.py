@@ -76,6 +76,16 @@ def test_all_48_orientations_give_the_same_bones(legs, runner, order):
         assert found.axis == order.index(2)
 
 
+def test_an_oblique_scan_comes_back_on_its_own_grid(legs, runner):
+    scan, truth = legs
+    c, s = np.cos(np.radians(15)), np.sin(np.radians(15))
+    turn = np.array([[c, 0, s, 0], [0, 1, 0, 0], [-s, 0, c, 0], [0, 0, 0, 1]])
+    oblique = Geometry(scan.geometry.shape, turn @ scan.geometry.affine)
+    found = segment(Volume(scan.array, oblique), runner)
+    assert found.labels.geometry is oblique
+    assert np.array_equal(found.labels.array, truth.array)
+
+
 def test_side_keeps_one_leg(legs, runner):
     scan, truth = legs
     right = segment(scan, runner, SegmentOptions(side="right")).labels.array
@@ -254,3 +264,4 @@ def test_an_interruption_goes_through(legs, runner):
 def test_options_are_checked():
     with pytest.raises(UsageError, match="side"):
         SegmentOptions(side="middle")
+    assert SegmentOptions().hip_tolerance == 50  # slices, as in the report
