@@ -9,7 +9,6 @@ only the segmentation is measured; more than 2 GB is a failure. ``--scan`` keeps
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LIMIT_GB = 2.0
+
+
+# A process's peak begins with that of the one that started it, so a small one stands between.
+_WATCH = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime, used.ru_stime)
+sys.exit(code)
+"""
 
 
 @dataclass(frozen=True)
@@ -56,13 +65,14 @@ def measure(scan: Path, model: str, out: Path) -> Peak:
         If the segmentation fails.
     """
     command = [sys.executable, "-m", "cli", "segment", str(scan), "-o", str(out), "--model", model, "-q"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"lls segment ended with {process.returncode}")
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCH, *command], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"lls segment ended with {done.returncode}")
+    peak, user, system = map(float, done.stdout.split()[-3:])
     unit = 1 if sys.platform == "darwin" else 1024
-    return Peak(usage.ru_maxrss * unit / 1e9, usage.ru_utime + usage.ru_stime)
+    return Peak(peak * unit / 1e9, user + system)
 
 
 def main(arguments: list[str] | None = None) -> int:

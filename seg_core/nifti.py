@@ -56,7 +56,7 @@ def stem(path: Path) -> str:
     return name[:-4] if name.lower().endswith(".nii") else name
 
 
-def read_image(path: Path) -> NiftiImage:
+def read_image(path: str | Path) -> NiftiImage:
     """Read a volume of intensities.
 
     Returns
@@ -72,6 +72,7 @@ def read_image(path: Path) -> NiftiImage:
     GeometryError
         If the affine is singular or not finite.
     """
+    path = Path(path)
     image = _load(path)
     affine, notes = _affine(image.header)
     array = _array(path, image)
@@ -80,17 +81,17 @@ def read_image(path: Path) -> NiftiImage:
     return NiftiImage(Volume(array, geometry), notes)
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: str | Path) -> Volume:
     """Read a volume of intensities as :func:`read_image` does, without the remarks."""
     return read_image(path).volume
 
 
-def read_labels(path: Path, labels: Mapping[int, str] | None = None) -> LabelMap:
+def read_labels(path: str | Path, labels: Mapping[int, str] | None = None) -> LabelMap:
     """Read a label map; an empty one is no error.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         Whole numbers 0 to 255 in any type.
     labels : mapping of int to str, optional
         Names; without it those of the ``.json`` beside the file, else ``label_<value>`` of what occurs.
@@ -102,6 +103,7 @@ def read_labels(path: Path, labels: Mapping[int, str] | None = None) -> LabelMap
     GeometryError
         If the affine is singular or not finite.
     """
+    path = Path(path)
     image = _load(path)
     affine, _ = _affine(image.header)
     array = _array(path, image)
@@ -120,7 +122,7 @@ def read_labels(path: Path, labels: Mapping[int, str] | None = None) -> LabelMap
     return LabelMap(values, Geometry(values.shape, affine), dict(labels))
 
 
-def write_volume(path: Path, volume: Volume) -> tuple[str, ...]:
+def write_volume(path: str | Path, volume: Volume) -> tuple[str, ...]:
     """Write a volume as ``.nii`` or ``.nii.gz``, complete or not at all.
 
     Returns
@@ -135,12 +137,12 @@ def write_volume(path: Path, volume: Volume) -> tuple[str, ...]:
     OutputError
         If the file cannot be written.
     """
-    return _write(path, volume.array, volume.geometry, intent=0)
+    return _write(Path(path), volume.array, volume.geometry, intent=0)
 
 
-def write_labels(path: Path, labelmap: LabelMap) -> tuple[str, ...]:
+def write_labels(path: str | Path, labelmap: LabelMap) -> tuple[str, ...]:
     """Write a label map as uint8; otherwise as :func:`write_volume`."""
-    return _write(path, labelmap.array, labelmap.geometry, intent=_LABEL_INTENT)
+    return _write(Path(path), labelmap.array, labelmap.geometry, intent=_LABEL_INTENT)
 
 
 def write_label_table(path: Path, labels: Mapping[int, str]) -> None:

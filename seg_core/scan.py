@@ -75,12 +75,12 @@ class Inspection:
     ignored: int
 
 
-def read_scan(path: Path, series: str | None = None) -> Scan:
+def read_scan(path: str | Path, series: str | None = None) -> Scan:
     """Read a scan.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         A folder of DICOM (searched through), a zip of one, one DICOM file, ``.nii`` or ``.nii.gz``, or a
         folder with exactly one NIfTI and no DICOM.
     series : str, optional
@@ -95,6 +95,7 @@ def read_scan(path: Path, series: str | None = None) -> Scan:
     UsageError
         If a series is asked for in a NIfTI file.
     """
+    path = Path(path)
     with _opened(path) as found:
         if isinstance(found, dicom.Found):
             return _read_dicom(_dicom_name(path), found, series)
@@ -106,12 +107,12 @@ def read_scan(path: Path, series: str | None = None) -> Scan:
         return Scan(image.volume, nifti.stem(found), "nifti", facts, None, warnings)
 
 
-def inspect_scan(path: Path, series: str | None = None) -> Inspection:
+def inspect_scan(path: str | Path, series: str | None = None) -> Inspection:
     """List what is there, which series would be taken and why; arguments and errors as :func:`read_scan`.
 
     An unfit or ambiguous choice is no error here but the ``problem``.
     """
-    with _opened(path) as found:
+    with _opened(Path(path)) as found:
         if isinstance(found, Path):
             image = nifti.read_image(found)
             facts = {"number": 1, "type": image.volume.array.dtype.name, "warnings": list(image.warnings)}
