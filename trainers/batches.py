@@ -12,6 +12,9 @@ from seg_core.errors import UsageError
 from trainers.augment import Augmentation, augment
 from trainers.cache import SliceCache
 
+# Prepared intensity below which a pixel is taken for air.
+_AIR = 0.1
+
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
 
@@ -29,8 +32,8 @@ class Draw:
         How many to draw.
     batch : int
         Samples a batch; a last smaller one is left out.
-    columns : int
-        Width of a random window that each sample is cut to; 0 keeps the whole width.
+    window : int
+        Rows and columns of a random window around tissue that each sample is cut to; 0 keeps all.
     """
 
     seed: int
@@ -38,7 +41,7 @@ class Draw:
     slices: int
     samples: int
     batch: int
-    columns: int = 0
+    window: int = 0
 
 
 def epoch_order(draw: Draw) -> npt.NDArray[np.int64]:
@@ -79,7 +82,7 @@ def training_batches(
             [np.full_like(positions, draw.seed), np.full_like(positions, draw.epoch), positions]
         )
         images, labels = augment(images, labels, seeds, options)
-        return _cut(images, labels, seeds, draw.columns) if draw.columns else (images, labels)
+        return _cut(images, labels, seeds, draw.window) if draw.window else (images, labels)
 
     # Two ahead are enough: a batch takes tens of milliseconds, a training step more.
     with ThreadPoolExecutor(1) as pool:
@@ -93,18 +96,26 @@ def training_batches(
 
 
 def _cut(
-    images: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], seeds: npt.NDArray[np.int64], columns: int
+    images: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], seeds: npt.NDArray[np.int64], size: int
 ) -> Batch:
-    """Keep a window of columns of each sample, drawn from its seeds."""
-    room = images.shape[-1] - columns
-    if room < 0:
-        raise UsageError(f"windows of {columns} columns", f"at most the {images.shape[-1]} of the slices")
-    starts = [int(np.random.default_rng((*seed, 1)).integers(room + 1)) for seed in seeds]
-    windows = [slice(start, start + columns) for start in starts]
+    """Keep a square window of each sample, around a pixel of its tissue that its seeds draw."""
+    if min(labels.shape[1:]) < size:
+        raise UsageError(f"windows of {size} pixels", f"at most the {min(labels.shape[1:])} of the slices")
+    places = [_place(image[0], seed, size) for image, seed in zip(images, seeds, strict=True)]
     return (
-        np.stack([image[..., window] for image, window in zip(images, windows, strict=True)]),
-        np.stack([label[:, window] for label, window in zip(labels, windows, strict=True)]),
+        np.stack([image[:, *place] for image, place in zip(images, places, strict=True)]),
+        np.stack([label[place] for label, place in zip(labels, places, strict=True)]),
     )
+
+
+def _place(image: npt.NDArray[np.float32], seed: npt.NDArray[np.int64], size: int) -> tuple[slice, slice]:
+    """Draw a window with a pixel of tissue in its middle half; the air around a body is seen too."""
+    rng = np.random.default_rng((*seed, 1))
+    tissue = np.argwhere(image[::4, ::4] > _AIR) * 4
+    pixel = rng.choice(tissue) if len(tissue) else rng.integers(image.shape)
+    start = pixel - rng.integers(size // 4, 3 * size // 4, 2)
+    r, c = (int(x) for x in np.clip(start, 0, np.array(image.shape) - size))
+    return slice(r, r + size), slice(c, c + size)
 
 
 def fixed_subset(slices: int, samples: int) -> npt.NDArray[np.int64]:

@@ -3,11 +3,11 @@
     python -m trainers.synthetic --out CACHE --people 60 --first-seed 100000
 
 A slice is prepared as the runner prepares it; its labels are drawn on the network's own pixels, by the rule
-that a pixel is inside when its centre is. Only the rows and columns around the body are kept.
+that a pixel is inside when its centre is. The whole slice is kept: a network that has never seen the
+air above a hand takes it for bone.
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +24,7 @@ from trainers.phantom import PhantomConfig, make_phantom
 
 NORMALISATION = Normalisation("percentile", 1.0, 99.5)
 PIXEL_MM = 1.875
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Part of the slice that is kept, in pixels of 1.875 mm; multiples of 32."""
-
-    rows: int = 128
-    columns: int = 224
+SIZE = 256
 
 
 def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomConfig:
@@ -49,7 +42,7 @@ def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomCon
 
 
 def training_slices(
-    config: PhantomConfig, frame: Frame, threads: int = 1
+    config: PhantomConfig, threads: int = 1
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
     """Draw a person and prepare the slices for training.
 
@@ -63,12 +56,10 @@ def training_slices(
     phantom = make_phantom(config, threads)
     stored = phantom.volume.array.T
     low, high = intensity_window(phantom.volume.array, NORMALISATION)
-    size = round(config.size * config.pixel_mm / PIXEL_MM)
-    images = resize_bilinear(scale(stored, low, high), (size, size))
-    labels = true_labels(phantom.anatomy, _resized(phantom.volume.geometry, size)).array.T
+    images = resize_bilinear(scale(stored, low, high), (SIZE, SIZE))
+    labels = true_labels(phantom.anatomy, _resized(phantom.volume.geometry, SIZE)).array.T
     bone = np.where(labels > len(BONES), labels - len(BONES), labels).astype(np.uint8)
-    window = _window(bone.any(0), frame)
-    return images[:, *window], np.ascontiguousarray(bone[:, *window])
+    return images, bone
 
 
 def _resized(geometry: Geometry, size: int) -> Geometry:
@@ -78,18 +69,6 @@ def _resized(geometry: Geometry, size: int) -> Geometry:
     affine[:3, :2] *= factor
     affine[:3, 3] = geometry.to_world(((factor - 1) / 2, (factor - 1) / 2, 0))
     return Geometry((size, size, geometry.shape[2]), affine)
-
-
-def _window(any_bone: npt.NDArray[np.bool_], frame: Frame) -> tuple[slice, slice]:
-    """Frame around the bones of the whole scan, within the slice."""
-    window = []
-    for axis, length in ((1, frame.rows), (0, frame.columns)):
-        inside = np.flatnonzero(any_bone.any(axis))
-        middle = (inside[0] + inside[-1]) // 2
-        total = any_bone.shape[1 - axis]
-        start = int(np.clip(middle - length // 2, 0, max(total - length, 0)))
-        window.append(slice(start, start + length))
-    return window[0], window[1]
 
 
 def main() -> None:
@@ -105,15 +84,14 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    frame = Frame()
-    index = CacheIndex((frame.rows, frame.columns), BONES, meta={"pixel_mm": PIXEL_MM})
+    index = CacheIndex((SIZE, SIZE), BONES, meta={"pixel_mm": PIXEL_MM})
     with SliceCacheWriter(arguments.out, index) as writer:
         known = {subject.name for subject in writer.index.subjects}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.people):
             config = draw_phantom_config(seed, tuple(arguments.subjects))
             if str(seed) in known:
                 continue
-            images, labels = training_slices(config, frame, arguments.threads)
+            images, labels = training_slices(config, arguments.threads)
             spacing = (PIXEL_MM, PIXEL_MM, config.slice_mm)
             writer.append(str(seed), images, labels, spacing, {"subject": config.subject})
             print(f"{seed}: {len(images)} slices", flush=True)

@@ -116,7 +116,7 @@ def test_each_slice_is_drawn_as_often_as_every_other():
 
 def test_an_epoch_goes_on_where_it_stopped(tmp_path, make_cache):
     cache = SliceCache(make_cache(tmp_path / "c"))
-    draw = Draw(3, 2, len(cache), 40, 8, columns=32)
+    draw = Draw(3, 2, len(cache), 40, 8, window=32)
     whole = list(training_batches(cache, draw, Augmentation(), 1))
     rest = list(training_batches(cache, draw, Augmentation(), 1, first_batch=2))
     assert len(whole) == 5
@@ -130,7 +130,7 @@ def test_windows_are_cut_from_image_and_labels_alike(tmp_path, make_cache):
     cache = SliceCache(make_cache(tmp_path / "c"))
     draw = Draw(3, 2, len(cache), 40, 8)
     wide = training_batches(cache, draw, NONE, 1)
-    narrow = training_batches(cache, replace(draw, columns=32), NONE, 1)
+    narrow = training_batches(cache, replace(draw, window=32), NONE, 1)
     starts = set()
     for (images, labels), (some, cut) in zip(wide, narrow, strict=True):
         assert some.shape == (8, 1, 32, 32)

@@ -49,8 +49,8 @@ class TrainConfig:
         Epochs without a better validation DSC after which training stops.
     validation_samples : int
         Slices of the validation data, evenly spread, the same each epoch.
-    columns : int
-        Width of a random window of each training slice; 0 for all of it. Narrower is faster.
+    window : int
+        Rows and columns of a random window of each training slice; 0 for all of it. Smaller is faster.
     channels : int
         Input channels of the network.
     channel_fill : {"repeat", "neighbours"}
@@ -75,7 +75,7 @@ class TrainConfig:
     lr_floor: float = 1e-6
     patience: int = 20
     validation_samples: int = 400
-    columns: int = 0
+    window: int = 0
     channels: int = 3
     channel_fill: str = "repeat"
     weights: str | None = None
@@ -247,7 +247,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(p.epoch)
         self.network.train()
-        draw = Draw(config.seed, p.epoch, p.slices, config.epoch_samples, config.batch, config.columns)
+        draw = Draw(config.seed, p.epoch, p.slices, config.epoch_samples, config.batch, config.window)
         batches = training_batches(cache, draw, config.augmentation, config.cache_channels, p.batch)
         saved = started = time.monotonic()
         for images, labels in batches:
