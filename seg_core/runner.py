@@ -23,7 +23,7 @@ _PROVIDERS = {
 }
 _RUNTIMES = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu", "openvino": "openvino"}
-_BATCH = {"cpu": 4, "cuda": 16, "openvino": 4}
+_BATCH = {"cpu": 1, "cuda": 16, "openvino": 4}
 _DTYPES = {"image": "tensor(float)", "logits": "tensor(float)"}
 _DTYPES |= {"labels": "tensor(uint8)", "confidence": "tensor(uint8)", "size": "tensor(int64)"}
 
