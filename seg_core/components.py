@@ -89,13 +89,17 @@ class Components:
     centroids: npt.NDArray[np.float64]
     runs: Runs
 
-    def remove(self, array: Labels, drop: BoolArray) -> Labels:
-        """Return a copy of the label map (same memory order) without the marked components (n,)."""
-        return self.paint(array, np.where(drop, 0, self.labels).astype(np.uint8))
+    def remove(self, array: Labels, drop: BoolArray, overwrite: bool = False) -> Labels:
+        """Return the label map without the marked components (n,); as `paint`."""
+        return self.paint(array, np.where(drop, 0, self.labels).astype(np.uint8), overwrite)
 
-    def paint(self, array: Labels, values: Labels) -> Labels:
-        """Return a copy of the label map (same memory order) with a value a component, ``values`` (n,)."""
-        result = array.copy(order="K")
+    def paint(self, array: Labels, values: Labels, overwrite: bool = False) -> Labels:
+        """Return the label map with a value a component, ``values`` (n,).
+
+        A copy in the same memory order; with ``overwrite`` the array itself, changed: a long scan's labels
+        need not lie in memory twice.
+        """
+        result = array if overwrite else array.copy(order="K")
         _paint(self.runs.view(result), self.runs.arrays, values)
         return result
 

@@ -82,7 +82,9 @@ def denoise_slices(labels: Labels, n_classes: int, params: Denoise) -> tuple[Lab
     return result, Removed(*counts)
 
 
-def denoise_volume(labels: Labels, n_classes: int, fraction: float) -> tuple[Labels, Removed]:
+def denoise_volume(
+    labels: Labels, n_classes: int, fraction: float, overwrite: bool = False
+) -> tuple[Labels, Removed]:
     """Remove the components of a class that are far smaller than its largest one.
 
     The share is that of the class's largest component, not of all its voxels: networks know bones and not
@@ -96,11 +98,13 @@ def denoise_volume(labels: Labels, n_classes: int, fraction: float) -> tuple[Lab
         Number of classes without the background.
     fraction : float
         A component (26 neighbours) with less than this share of the largest one's voxels becomes background.
+    overwrite : bool
+        Whether to clean ``labels`` itself, which saves memory.
 
     Returns
     -------
     ndarray of uint8
-        Cleaned copy, in the same memory order.
+        Cleaned copy, in the same memory order; or ``labels``.
     Removed
         Counts; nothing is filled.
 
@@ -119,7 +123,7 @@ def denoise_volume(labels: Labels, n_classes: int, fraction: float) -> tuple[Lab
     counts = np.zeros((3, n_classes + 1), np.int64)
     np.add.at(counts[0], classes, 1)
     np.add.at(counts[1], classes, sizes)
-    return components.remove(labels, drop), Removed(*counts)
+    return components.remove(labels, drop, overwrite), Removed(*counts)
 
 
 def _check(labels: npt.NDArray[np.uint8], n_classes: int) -> None:

@@ -93,6 +93,7 @@ class _Bones:
     main: npt.NDArray[np.int64]  # indices of the larger components, by class, large ones first
     strands: Strands  # of the main ones, in that order
     centroids_mm: FloatArray  # of all
+    overwrite: bool
 
     def name(self, index: int) -> str:
         return self.classes[int(self.all.labels[index]) - 1]
@@ -106,19 +107,21 @@ class _Bones:
 
 
 def split_sides(
-    labels: LabelMap, classes: tuple[str, ...], laterality: str | None = None
+    labels: LabelMap, classes: tuple[str, ...], laterality: str | None = None, overwrite: bool = False
 ) -> tuple[LabelMap, SideEvidence]:
     """Tell right from left.
 
     Parameters
     ----------
     labels : LabelMap, (i, j, k)
-        Classes 1 to n in any orientation; not changed. May hold one leg, both, parts of them, or nothing.
+        Classes 1 to n in any orientation. May hold one leg, both, parts of them, or nothing.
     classes : tuple of str
         Names of the values 1 to n. ``femur``, ``pelvis``, ``tibia`` and ``fibula`` are known by name; others
         only take part as things that come in pairs.
     laterality : {"R", "L"}, optional
         DICOM's laterality of a scan of one leg; anything else counts as none. Not used where both legs show.
+    overwrite : bool
+        Whether the result may take the place of the labels' own array, which saves memory.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def split_sides(
         raise UsageError(f"label values above {len(classes)}", "one value a class, at most 127 classes")
     if components.sizes.size == 0:
         return _plain(labels, classes), SideEvidence("unknown", "no bone was found")
-    bones = _gather(labels, classes, components)
+    bones = _gather(labels, classes, components, overwrite)
     pairs = _pairs(bones)
     if _two_legs(bones, pairs):
         return _by_midline(bones, pairs, _midline(bones, pairs))
@@ -175,13 +178,13 @@ def _plain(labels: LabelMap, classes: tuple[str, ...]) -> LabelMap:
     return LabelMap(labels.array, labels.geometry, plain_labels(classes))
 
 
-def _gather(labels: LabelMap, classes: tuple[str, ...], components: Components) -> _Bones:
+def _gather(labels: LabelMap, classes: tuple[str, ...], components: Components, overwrite: bool) -> _Bones:
     largest = np.zeros(256, np.int64)
     np.maximum.at(largest, components.labels, components.sizes)
     main = np.flatnonzero(components.sizes >= MAIN_SHARE * largest[components.labels])
     strands = trace_strands(components, labels.geometry, main)
     centroids = labels.geometry.to_world(components.centroids)
-    return _Bones(labels, classes, components, main, strands, centroids)
+    return _Bones(labels, classes, components, main, strands, centroids, overwrite)
 
 
 def _upper_half(bones: _Bones, a: int, b: int) -> FloatArray:
@@ -291,8 +294,7 @@ def _by_midline(
     n = len(bones.classes)
     if across.any():
         left_values = np.where(across, bones.all.labels + np.uint8(n), 0).astype(np.uint8)
-        array = cut(bones.all, result.geometry, plane, left_values, result.array)
-        result = LabelMap(array, result.geometry, result.labels)
+        cut(bones.all, result.geometry, plane, left_values, result.array)
     cut_names = sorted({bones.name(int(index)) for index in np.flatnonzero(across)})
     beside = ", ".join(pairs) if pairs else "hip bones, joined,"
     detail = f"both legs show: {beside} on either side of the midline"
@@ -407,7 +409,7 @@ def _set_aside(bones: _Bones, side: int) -> SideArray:
 def _painted(bones: _Bones, sides: SideArray) -> LabelMap:
     n = len(bones.classes)
     values = (bones.all.labels + np.where(sides < 0, n, 0)).astype(np.uint8)
-    array = bones.all.paint(bones.labels.array, values)
+    array = bones.all.paint(bones.labels.array, values, bones.overwrite)
     return LabelMap(array, bones.labels.geometry, sided_labels(bones.classes))
 
 

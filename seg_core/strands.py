@@ -114,13 +114,11 @@ def cut(
     plane: FloatArray,
     left_values: npt.NDArray[np.uint8],
     array: npt.NDArray[np.uint8],
-) -> npt.NDArray[np.uint8]:
-    """Return a copy with a component's left value, where that is not 0, on the plane's negative side."""
-    result = array.copy(order="K")
+) -> None:
+    """Write a component's left value, where that is not 0, into the array on the plane's negative side."""
     runs = components.runs
     view_plane = _view_plane(components, geometry, plane)
-    _cut(runs.view(result), runs.arrays, view_plane, left_values)
-    return result
+    _cut(runs.view(array), runs.arrays, view_plane, left_values)
 
 
 def _view_plane(components: Components, geometry: Geometry, plane: FloatArray) -> FloatArray:

@@ -126,6 +126,9 @@ def test_both_legs_stay():
     assert cleaned[20, 5, 5] == 0
     assert (cleaned > 0).sum() == (volume > 0).sum() - 1
     assert removed.components.tolist() == [0, 1, 0, 0, 0]
+    assert volume[20, 5, 5] == 1
+    assert denoise_volume(volume, 4, 0.1, overwrite=True)[0] is volume
+    np.testing.assert_array_equal(volume, cleaned)
 
 
 def test_empty_and_sums():

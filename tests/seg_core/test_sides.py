@@ -162,6 +162,17 @@ def test_joined_hip_bones_are_cut_at_the_midline(turn):
     assert wrong.sum() <= np.pi * 12**2 / 6**2
 
 
+@pytest.mark.parametrize("body", [Body(joined=True), Body(sides="R")])
+def test_overwriting_gives_the_same(body):
+    labels = unsided(make(body))
+    before = labels.array.copy()
+    expected, _ = split_sides(labels, BONES)
+    np.testing.assert_array_equal(labels.array, before)
+    result, _ = split_sides(labels, BONES, overwrite=True)
+    assert np.shares_memory(result.array, labels.array)
+    np.testing.assert_array_equal(result.array, expected.array)
+
+
 @pytest.mark.parametrize("turn", [(0, 0, 0), (0, 0, 15)])
 def test_crossed_shins_belong_to_their_thighs(turn):
     check(make(Body(crossed=True, turn=turn, **BIG)))
