@@ -130,6 +130,16 @@ def test_another_start_is_refused(data, tmp_path):
         train(CONFIG, *data, tmp_path / "run")
 
 
+def test_it_begins_with_another_network(data, tmp_path):
+    first = train(replace(CONFIG, epochs=3), *data, tmp_path / "first")
+    still = replace(CONFIG, epochs=1, lr=1e-12, lr_floor=1e-12, init=str(first.best))
+    train(still, *data, tmp_path / "second")
+    before, after = (load_best(tmp_path / run / "best.pt")[0].state_dict() for run in ("first", "second"))
+    torch.testing.assert_close(before["layers.0.weight"], after["layers.0.weight"])
+    with pytest.raises(UsageError, match="is for"):
+        train(replace(still, channels=1), *data, tmp_path / "third")
+
+
 def test_the_rate_falls_and_has_a_floor():
     config = TrainConfig(lr=1e-4, lr_step=1e-6)
     assert config.learning_rate(0) == 1e-4

@@ -57,6 +57,8 @@ class TrainConfig:
         What fills them: as in the model's description.
     weights : {None, "imagenet"}
         The encoder's start.
+    init : str, optional
+        Checkpoint of another training with the same classes, whose network this one begins with.
     seed : int
         Of everything that is drawn.
     device : str
@@ -79,6 +81,7 @@ class TrainConfig:
     channels: int = 3
     channel_fill: str = "repeat"
     weights: str | None = None
+    init: str | None = None
     seed: int = 0
     device: str = "auto"
     save_minutes: float = 5.0
@@ -186,13 +189,23 @@ class _Training:
         self.index = cache.index
         self.device = _device(config.device)
         torch.manual_seed(config.seed)
-        self.network = build_network(len(self.index.classes) + 1, config.channels, config.weights)
+        self.network = self._first_network()
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.lr, fused=self.device.type == "cuda"
         )
         self.autocast = computes_bfloat16(self.device)
         self.progress = _Progress(validation_slices=len(validation))
+
+    def _first_network(self) -> torch.nn.Module:
+        config, classes = self.config, self.index.classes
+        if config.init is None:
+            return build_network(len(classes) + 1, config.channels, config.weights)
+        network, state = load_best(Path(config.init))
+        found = tuple(state["classes"]), state["config"]["channels"]
+        if found != (classes, config.channels):
+            raise UsageError(f"{config.init} is for {found}", f"{(classes, config.channels)}")
+        return network
 
     def restore(self, state: dict[str, Any]) -> None:
         kept = state["config"]
@@ -371,15 +384,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("cache", "validation", "run"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
-    plain = [f for f in fields(TrainConfig) if f.name not in ("augmentation", "weights")]
+    plain = [f for f in fields(TrainConfig) if f.name not in ("augmentation", "weights", "init")]
     for f in plain:
         parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)
     parser.add_argument("--weights", choices=["imagenet"])
+    parser.add_argument("--init", help="checkpoint to begin with")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
-    config = TrainConfig(weights=options.weights, **{f.name: getattr(options, f.name) for f in plain})
+    config = TrainConfig(
+        weights=options.weights, init=options.init, **{f.name: getattr(options, f.name) for f in plain}
+    )
     result = train(config, options.cache, options.validation, options.run)
     print(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
 
