@@ -21,6 +21,8 @@ COMMANDS = {
     "info": ("cli.info:info", "Show a model's description."),
     "evaluate": ("cli.evaluate:evaluate", "Compare label maps with the truth: DSC and volume error."),
     "phantom": ("cli.phantom:phantom", "Make a synthetic scan of the legs with its true labels."),
+    "networks": ("cli.train:networks", "List the networks that can be trained."),
+    "train": ("cli.train:train", "Train a network on prepared slices."),
     "demo": ("cli.demo:demo", "Make a small scan, segment it, compare it with the truth."),
 }
 

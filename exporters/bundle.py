@@ -14,12 +14,13 @@ from exporters.torch import ExportOptions, export
 from seg_core.labels import BONES
 from seg_core.model_spec import Denoise, Grid, ModelSpec
 from trainers.cache import SliceCache
+from trainers.loop import BEST
 from trainers.synthetic import NORMALISATION, PIXEL_MM
-from trainers.torch.train import load_best
+from trainers.torch.engine import load_best
 
 
 def bundled_spec(state: dict[str, Any]) -> ModelSpec:
-    """Describe the network of a checkpoint (see ``trainers.torch.train.load_best``)."""
+    """Describe the network of a checkpoint (see ``trainers.torch.engine.load_best``)."""
     config, progress = state["config"], state["progress"]
     return ModelSpec(
         name="default",
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, required=True, help="slices for the parity gate")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    network, state = load_best(arguments.run / "best.pt")
+    network, state = load_best(arguments.run / BEST)
     cache = SliceCache(arguments.validation)
     chosen = np.linspace(0, len(cache) - 1, 8).round().astype(np.int64)
     images, _ = cache.batch(chosen)

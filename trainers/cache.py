@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import ModelError, OutputError, UsageError
+from trainers.config import IGNORED
 
 FORMAT_VERSION = 1
 
@@ -256,7 +257,7 @@ class SliceCacheWriter:
         images : ndarray, (slices, rows, columns)
             Floats in [0, 1], or already of the cache's type.
         labels : ndarray of uint8, (slices, rows, columns)
-            0 background, 1... the classes.
+            0 background, 1... the classes; ``IGNORED`` where nobody knows.
         spacing_mm : tuple of float
             Distance of rows, columns and slices.
         extra : dict, optional
@@ -283,10 +284,11 @@ class SliceCacheWriter:
                 f"images of {images.shape} and labels of {labels.shape}",
                 f"(slices, *{self.index.shape}) both",
             )
-        if labels.dtype != np.uint8 or labels.max() > len(self.index.classes):
+        highest = labels.max(initial=0, where=labels != IGNORED)
+        if labels.dtype != np.uint8 or highest > len(self.index.classes):
             raise UsageError(
-                f"labels of type {labels.dtype} up to {labels.max()}",
-                f"uint8 up to {len(self.index.classes)}",
+                f"labels of type {labels.dtype} up to {highest}",
+                f"uint8 up to {len(self.index.classes)}, or {IGNORED}",
             )
 
     def _start(self, path: Path, dtype: str) -> Any:

@@ -1,30 +1,44 @@
-"""Losses of logits (n, classes, rows, columns) against labels (n, rows, columns)."""
+"""Losses of logits (n, classes, *space) against labels (n, *space).
+
+Pixels labelled ``IGNORED`` count in none of them: they lose nothing and teach nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from trainers.config import IGNORED, Loss
 
-def dice_loss(probabilities: torch.Tensor, target: torch.Tensor, smooth: float = 1e-5) -> torch.Tensor:
+
+def dice_loss(logits: torch.Tensor, target: torch.Tensor, smooth: float = 1e-5) -> torch.Tensor:
     """Return one minus the soft Dice coefficient, counted over the whole batch, mean over classes.
 
     Parameters
     ----------
-    probabilities : Tensor, (n, classes, rows, columns)
-        Softmax of the logits, in float32.
-    target : Tensor of int64, (n, rows, columns)
+    logits : Tensor, (n, classes, *space)
+        In float32.
+    target : Tensor of int64, (n, *space)
     smooth : float
         Added above and below; a class that is neither there nor predicted loses nothing.
     """
-    classes = probabilities.shape[1]
-    wanted = F.one_hot(target, classes).movedim(-1, 1).to(probabilities.dtype)
-    axes = (0, 2, 3)
+    known = (target != IGNORED)[:, None]
+    wanted = F.one_hot(target.where(known[:, 0], 0), logits.shape[1]).movedim(-1, 1) * known
+    probabilities = logits.softmax(1) * known
+    axes = (0, *range(2, logits.ndim))
     both = (probabilities * wanted).sum(axes)
     total = probabilities.sum(axes) + wanted.sum(axes)
     return 1 - ((2 * both + smooth) / (total + smooth)).mean()
 
 
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return ``-log p`` of the true class, mean over pixels; parameters as in `dice_loss`."""
+    return focal_loss(logits, target, gamma=0.0, alpha=1.0)
+
+
 def focal_loss(
-    log_probabilities: torch.Tensor, target: torch.Tensor, gamma: float = 2.0, alpha: float = 0.25
+    logits: torch.Tensor, target: torch.Tensor, gamma: float = 2.0, alpha: float = 0.25
 ) -> torch.Tensor:
     """Return the categorical focal loss ``-alpha (1 - p)^gamma log p`` of the true class, mean over pixels.
 
@@ -32,25 +46,36 @@ def focal_loss(
 
     Parameters
     ----------
-    log_probabilities : Tensor, (n, classes, rows, columns)
-        Log-softmax of the logits, in float32.
-    target : Tensor of int64, (n, rows, columns)
+    logits : Tensor, (n, classes, *space)
+        In float32.
+    target : Tensor of int64, (n, *space)
     gamma, alpha : float
         Focus and weight.
     """
-    log_p = log_probabilities.gather(1, target[:, None])
-    return -(alpha * (1 - log_p.exp()) ** gamma * log_p).mean()
+    known = target != IGNORED
+    log_p = logits.log_softmax(1).gather(1, target.where(known, 0)[:, None])[:, 0]
+    loss = -(alpha * (1 - log_p.exp()) ** gamma * log_p)
+    return (loss * known).sum() / known.sum().clamp(min=1)
 
 
-def dice_focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return Dice plus categorical focal loss (report 4.5.3.4), computed in float32.
+Pixelwise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-    Parameters
-    ----------
-    logits : Tensor, (n, classes, rows, columns)
-        Of any floating type.
-    target : Tensor of an integer type, (n, rows, columns)
-    """
-    log_p = F.log_softmax(logits.float(), dim=1)
-    target = target.long()
-    return dice_loss(log_p.exp(), target) + focal_loss(log_p, target)
+
+def _sum(*parts: Pixelwise) -> Pixelwise:
+    """Return the sum of some losses, of logits of any floating type and targets of any integer type."""
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logits, target = logits.float(), target.long()
+        return torch.stack([part(logits, target) for part in parts]).sum()
+
+    return loss
+
+
+LOSSES: Mapping[Loss, Pixelwise] = MappingProxyType(
+    {
+        "dice": _sum(dice_loss),
+        "cross_entropy": _sum(cross_entropy),
+        "dice_focal": _sum(dice_loss, focal_loss),  # report 4.5.3.4
+        "dice_cross_entropy": _sum(dice_loss, cross_entropy),  # nnU-Net's
+    }
+)

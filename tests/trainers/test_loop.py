@@ -7,13 +7,19 @@ import torch
 
 from seg_core.errors import ModelError, OutputError, UsageError
 from trainers.augment import NONE
-from trainers.torch import checkpoint
-from trainers.torch import train as module
-from trainers.torch.losses import dice_focal_loss, dice_loss, focal_loss
+from trainers.config import IGNORED, TrainConfig
+from trainers.loop import BEST, LAST, DivergedError, Training
+from trainers.loop import train as run_training
+from trainers.torch import checkpoint, engine, make_engine
+from trainers.torch.engine import TorchEngine, load_best
+from trainers.torch.losses import LOSSES
 from trainers.torch.network import build_network
-from trainers.torch.train import DivergedError, TrainConfig, load_best, train
 
 CONFIG = TrainConfig(epochs=3, epoch_samples=32, batch=8, validation_samples=16, lr=0.02, device="cpu")
+
+
+def train(config, train_data, validation_data, run, **options):
+    return run_training(make_engine, config, (train_data, validation_data), run, **options)
 
 
 class Small(torch.nn.Module):
@@ -33,7 +39,7 @@ class Small(torch.nn.Module):
 @pytest.fixture
 def data(tmp_path, make_cache, monkeypatch):
     monkeypatch.setattr(
-        module, "build_network", lambda classes, channels=3, weights=None: Small(classes, channels)
+        engine, "build_network", lambda classes, channels=3, weights=None: Small(classes, channels)
     )
     return make_cache(tmp_path / "train"), make_cache(tmp_path / "validation", seed=1)
 
@@ -75,35 +81,35 @@ class Killed(BaseException):
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(data, tmp_path, monkeypatch):
     config = replace(CONFIG, save_minutes=0.0)
     train(config, *data, tmp_path / "whole")
-    step, count = module._Training._step, iter(range(100))
+    step, count = TorchEngine.step, iter(range(100))
 
     def fail(self, *args):
         if next(count) == 6:  # the third batch of the second epoch
             raise Killed
         return step(self, *args)
 
-    monkeypatch.setattr(module._Training, "_step", fail)
+    monkeypatch.setattr(TorchEngine, "step", fail)
     with pytest.raises(Killed):
         train(config, *data, tmp_path / "cut")
     assert len(rows_of(tmp_path / "cut")) == 1
     train(config, *data, tmp_path / "cut")
     assert without_seconds(rows_of(tmp_path / "cut")) == without_seconds(rows_of(tmp_path / "whole"))
-    a, b = (checkpoint.load(tmp_path / run / "last.pt")["network"] for run in ("whole", "cut"))
+    a, b = (checkpoint.load(tmp_path / run / LAST)["network"] for run in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_data_that_grow_are_seen_in_the_next_epoch(data, tmp_path, make_slices, monkeypatch):
     from trainers.cache import SliceCache, SliceCacheWriter
 
-    save = module._Training.save
+    save = Training.save
 
-    def grow(self, name, optimizer=True):
-        save(self, name, optimizer)
-        if name == "last.pt" and self.progress.epoch == 1:
+    def grow(self, name):
+        save(self, name)
+        if name == LAST and self.progress.epoch == 1:
             with SliceCacheWriter(data[0], SliceCache(data[0]).index) as writer:
                 writer.append("late", *make_slices(5, 9), (1.0, 1.0, 3.0))
 
-    monkeypatch.setattr(module._Training, "save", grow)
+    monkeypatch.setattr(Training, "save", grow)
     train(CONFIG, *data, tmp_path / "run")
     assert [r["slices"] for r in rows_of(tmp_path / "run")] == ["20", "25", "25"]
 
@@ -116,7 +122,8 @@ def test_a_loss_that_is_no_number_stops_it(data, tmp_path):
 def test_patience_ends_it(data, tmp_path):
     result = train(replace(CONFIG, epochs=50, patience=2, lr=1e-12, lr_floor=1e-12), *data, tmp_path / "run")
     assert result.epochs < 50
-    assert result.epochs - result.best_epoch == 2
+    losses = [float(row["validation_loss"]) for row in rows_of(tmp_path / "run")]
+    assert result.epochs - 1 - int(np.argmin(losses)) == 2
 
 
 def test_another_start_is_refused(data, tmp_path):
@@ -125,7 +132,7 @@ def test_another_start_is_refused(data, tmp_path):
         train(CONFIG, *data, tmp_path / "run", resume=False)
     with pytest.raises(UsageError, match="began with"):
         train(replace(CONFIG, batch=4), *data, tmp_path / "run")
-    (tmp_path / "run" / "last.pt").write_bytes(b"broken")
+    (tmp_path / "run" / LAST).write_bytes(b"broken")
     with pytest.raises(ModelError, match="cannot be read"):
         train(CONFIG, *data, tmp_path / "run")
 
@@ -134,7 +141,7 @@ def test_it_begins_with_another_network(data, tmp_path):
     first = train(replace(CONFIG, epochs=3), *data, tmp_path / "first")
     still = replace(CONFIG, epochs=1, lr=1e-12, lr_floor=1e-12, init=str(first.best))
     train(still, *data, tmp_path / "second")
-    before, after = (load_best(tmp_path / run / "best.pt")[0].state_dict() for run in ("first", "second"))
+    before, after = (load_best(tmp_path / run / BEST)[0].state_dict() for run in ("first", "second"))
     torch.testing.assert_close(before["layers.0.weight"], after["layers.0.weight"])
     with pytest.raises(UsageError, match="is for"):
         train(replace(still, channels=1), *data, tmp_path / "third")
@@ -162,13 +169,34 @@ def test_losses_equal_their_formulas():
     wanted = (np.arange(3)[:, None, None] == target[:, None]).astype(float)
     dice = np.mean([2 * (p[:, c] * wanted[:, c]).sum() / (p[:, c] + wanted[:, c]).sum() for c in range(3)])
     of_truth = (p * wanted).sum(1)
-    focal = (-0.25 * (1 - of_truth) ** 2 * np.log(of_truth)).mean()
-    x, y = torch.tensor(logits), torch.tensor(target)
-    assert float(dice_loss(x.softmax(1), y)) == pytest.approx(1 - dice, abs=1e-6)
-    assert float(focal_loss(x.log_softmax(1), y)) == pytest.approx(focal, abs=1e-6)
-    assert float(dice_focal_loss(x, y.to(torch.uint8))) == pytest.approx(1 - dice + focal, abs=1e-5)
+    entropy = -np.log(of_truth)
+    focal = (0.25 * (1 - of_truth) ** 2 * entropy).mean()
+    expected = {
+        "dice": 1 - dice,
+        "cross_entropy": entropy.mean(),
+        "dice_focal": 1 - dice + focal,
+        "dice_cross_entropy": 1 - dice + entropy.mean(),
+    }
+    x, y = torch.tensor(logits), torch.tensor(target.astype(np.uint8))
     perfect = torch.tensor(wanted * 100)
-    assert float(dice_focal_loss(perfect, y)) == pytest.approx(0, abs=1e-6)
+    assert expected.keys() == LOSSES.keys()
+    for name, loss in LOSSES.items():
+        assert float(loss(x, y)) == pytest.approx(expected[name], abs=1e-5)
+        assert float(loss(perfect, y)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_nobody_labelled_teaches_nothing(name):
+    logits = torch.randn(2, 3, 6, 8, generator=torch.manual_seed(0))
+    target = torch.randint(0, 3, (2, 6, 8), dtype=torch.uint8)
+    cut = LOSSES[name](logits[..., :5], target[..., :5])
+    target[..., 5:] = IGNORED
+    logits.requires_grad_()
+    loss = LOSSES[name](logits, target)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(cut), abs=1e-6)
+    assert not logits.grad[..., 5:].any()
+    assert logits.grad[..., :5].any()
 
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path):

@@ -1,0 +1,98 @@
+"""How to train, whatever the framework."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from seg_core.errors import UsageError
+from trainers.augment import Augmentation
+
+Loss = Literal["dice", "cross_entropy", "dice_focal", "dice_cross_entropy"]
+IGNORED = 255
+"""Label of pixels that nobody has labelled: they count in no loss, no score and no choice of a network."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the defaults are the report's 4.5.3.4.
+
+    Parameters
+    ----------
+    network : str
+        Name of a network of the trainer.
+    epochs : int
+        At most.
+    epoch_samples : int
+        Slices an epoch; one left over after whole batches is not used.
+    batch : int
+        Slices a step.
+    loss : {"dice", "cross_entropy", "dice_focal", "dice_cross_entropy"}
+        What falls.
+    lr, lr_step, lr_floor : float
+        Adam's first learning rate, what it loses an epoch, and what it does not fall below.
+    patience : int
+        Epochs without a lower validation loss after which training stops. The network that is kept is the one
+        with the best validation DSC.
+    validation_samples : int
+        Slices of the validation data, evenly spread, the same each epoch.
+    window : int
+        Rows and columns of a random window of each training slice; 0 for all of it. Smaller is faster.
+    channels : int
+        Input channels of the network.
+    channel_fill : {"repeat", "neighbours"}
+        What fills them: as in the model's description.
+    init : str
+        ``random``; ``imagenet``: the encoder as the framework's own loader brings it; or the path of another
+        training's checkpoint with the same network and classes.
+    freeze_encoder : bool
+        Whether the encoder keeps its convolutions as they begin.
+    seed : int
+        Of everything that is drawn.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    threads : int
+        Of the framework on a CPU; 0: its own choice.
+    save_minutes : float
+        A checkpoint is also written this often within an epoch.
+    augmentation : Augmentation
+        What happens to training slices.
+    """
+
+    network: str = "unet-resnet34"
+    epochs: int = 50
+    epoch_samples: int = 2000
+    batch: int = 16
+    loss: Loss = "dice_focal"
+    lr: float = 1e-4
+    lr_step: float = 1e-6
+    lr_floor: float = 1e-6
+    patience: int = 20
+    validation_samples: int = 400
+    window: int = 0
+    channels: int = 3
+    channel_fill: Literal["repeat", "neighbours"] = "repeat"
+    init: str = "random"
+    freeze_encoder: bool = False
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    save_minutes: float = 5.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch, self.patience, self.validation_samples, self.channels) < 1:
+            raise UsageError("a number of epochs, batch, patience, samples or channels below 1")
+        if self.batch > self.epoch_samples or self.lr <= 0 or self.lr_floor <= 0:
+            raise UsageError(f"batch {self.batch} of {self.epoch_samples} samples, learning rate {self.lr}")
+        if self.channel_fill not in ("repeat", "neighbours"):
+            raise UsageError(f"channels filled by {self.channel_fill!r}", "repeat or neighbours")
+        if self.loss not in get_args(Loss):
+            raise UsageError(f"loss {self.loss!r}", f"one of {', '.join(get_args(Loss))}")
+
+    @property
+    def cache_channels(self) -> int:
+        """Channels that differ from one another."""
+        return self.channels if self.channel_fill == "neighbours" else 1
+
+    def learning_rate(self, epoch: int) -> float:
+        """Return the rate of an epoch, counted from 0."""
+        return max(self.lr - epoch * self.lr_step, self.lr_floor)

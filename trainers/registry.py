@@ -1,0 +1,80 @@
+"""Trainers, found by entry point, so that another party's is installed beside ours and not merged.
+
+A trainer is a module with ``NETWORKS``, a table of `Network` by name, and ``make_engine(config, classes)``,
+which gives a `trainers.loop.Engine`. Importing the module imports no framework.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from seg_core.errors import UsageError
+from trainers.config import TrainConfig
+from trainers.loop import Engine
+
+GROUP = "lls.trainers"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of a network before its framework is imported.
+
+    Parameters
+    ----------
+    about : str
+        A line for people.
+    extra : str
+        What ``pip install 'lls[extra]'`` must bring.
+    defaults : mapping
+        Fields of `TrainConfig` in which it differs from its defaults.
+    """
+
+    about: str
+    extra: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """What a trainer's module has."""
+
+    NETWORKS: Mapping[str, Network]
+
+    def make_engine(self, config: TrainConfig, classes: tuple[str, ...]) -> Engine:
+        """Make an engine at its start."""
+        ...
+
+
+def trainer_names() -> list[str]:
+    """Return the names of the installed trainers, sorted; imports none."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def get_trainer(name: str) -> Trainer:
+    """Return a trainer by name.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name.
+    """
+    for point in entry_points(group=GROUP, name=name):
+        trainer: Trainer = point.load()
+        return trainer
+    raise UsageError(f"trainer {name!r}", f"one of {', '.join(trainer_names())}")
+
+
+def get_config(trainer: str, network: str, **changes: Any) -> TrainConfig:
+    """Return a network's own configuration with some fields changed.
+
+    Raises
+    ------
+    UsageError
+        If trainer or network are unknown, or a value makes no sense.
+    """
+    networks = get_trainer(trainer).NETWORKS
+    if network not in networks:
+        raise UsageError(
+            f"network {network!r} of the trainer {trainer}", f"one of {', '.join(sorted(networks))}"
+        )
+    return TrainConfig(network=network, **{**networks[network].defaults, **changes})

@@ -1,0 +1,128 @@
+"""A PyTorch network that learns."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seg_core.errors import ModelError, UsageError
+from trainers.config import TrainConfig
+from trainers.loop import Images, Labels
+from trainers.torch import checkpoint
+from trainers.torch.losses import LOSSES
+from trainers.torch.network import build_network
+
+
+class TorchEngine:
+    """A network with its loss and Adam; see `trainers.loop.Engine`."""
+
+    def __init__(self, config: TrainConfig, classes: tuple[str, ...]) -> None:
+        self.config, self.classes = config, classes
+        self.device = _device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.network = _first_network(config, classes)
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(
+            (p for p in self.network.parameters() if p.requires_grad),
+            lr=config.lr,
+            fused=self.device.type == "cuda",
+        )
+        self.loss = LOSSES[config.loss]
+        self.autocast = computes_bfloat16(self.device)
+
+    def step(self, images: Images, labels: Labels, lr: float) -> float:
+        """Learn from a batch; return its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self._logits(images), torch.from_numpy(labels).to(self.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        if np.isfinite(value):
+            self.optimizer.step()
+        return value
+
+    @torch.inference_mode()
+    def evaluate(self, images: Images, labels: Labels) -> tuple[float, Labels]:
+        """Return the loss of a batch and the class of each pixel."""
+        self.network.eval()
+        logits = self._logits(images)
+        loss = float(self.loss(logits, torch.from_numpy(labels).to(self.device)))
+        return loss, logits.argmax(1).to(torch.uint8).cpu().numpy()
+
+    def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
+        """Write network and facts."""
+        state = facts | {"network": self.network.state_dict()}
+        if resumable:
+            state |= {"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
+        checkpoint.save(state, path)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take over a resumable checkpoint."""
+        facts = checkpoint.load(path)
+        if tuple(facts["classes"]) != self.classes:
+            raise UsageError(f"classes {self.classes}", f"{facts['classes']}, with which the training began")
+        _fill(self.network, facts.pop("network"), path)
+        self.optimizer.load_state_dict(facts.pop("optimizer"))
+        torch.set_rng_state(facts.pop("rng"))
+        return facts
+
+    def _logits(self, images: npt.NDArray[np.float32]) -> torch.Tensor:
+        x = torch.from_numpy(images).to(self.device, non_blocking=True)
+        x = x.expand(-1, self.config.channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            logits: torch.Tensor = self.network(x)
+        return logits
+
+
+def load_best(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Read a checkpoint as a network in evaluation mode, and the facts beside it.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read or does not fit the network.
+    """
+    facts = checkpoint.load(path)
+    network = build_network(len(facts["classes"]) + 1, facts["config"]["channels"])
+    _fill(network, facts.pop("network"), path)
+    return network.eval(), facts
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulated it would be slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16"))
+
+
+def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> torch.nn.Module:
+    if config.init in ("random", "imagenet"):
+        weights = None if config.init == "random" else config.init
+        return build_network(len(classes) + 1, config.channels, weights)
+    network, facts = load_best(Path(config.init))
+    found = tuple(facts["classes"]), facts["config"]["channels"]
+    if found != (classes, config.channels):
+        raise UsageError(f"{config.init} is for {found}", f"{(classes, config.channels)}")
+    return network
+
+
+def _fill(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: {error}", "weights of this network") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
