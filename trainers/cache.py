@@ -9,7 +9,8 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -71,8 +72,8 @@ class CacheIndex:
     subjects: tuple[Subject, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 2 or any(n < 32 or n % 32 for n in self.shape):
-            raise UsageError(f"slices of {self.shape} pixels", "rows and columns that are multiples of 32")
+        if len(self.shape) != 2 or any(n < 32 or n % 16 for n in self.shape):
+            raise UsageError(f"slices of {self.shape} pixels", "rows and columns that are multiples of 16")
         if self.image_dtype not in ("uint8", "float16"):
             raise UsageError(f"images of type {self.image_dtype!r}", "uint8 or float16")
 
@@ -108,31 +109,44 @@ def read_index(folder: Path) -> CacheIndex:
 
 
 class SliceCache:
-    """The slices that a folder holds at the moment of opening.
+    """The slices that a folder holds at the moment of opening, or those of some of its subjects.
 
     Parameters
     ----------
     folder : Path
         Of a `SliceCacheWriter`, which may still be appending: open again to see more.
+    subjects : sequence of str, optional
+        Names of the only subjects that are seen, in the order in which they are stored; all by default.
 
     Attributes
     ----------
     index : CacheIndex
-    images : ndarray, (slices, rows, columns), uint8 or float16, read-only
-    labels : ndarray of uint8, (slices, rows, columns), read-only
+        Of what is seen: its slices are counted from 0 without gaps.
     first, last : ndarray of int64, (slices,)
         First and last slice of the subject that a slice belongs to.
+
+    Raises
+    ------
+    ModelError
+        If there is no cache, or it cannot be read.
+    UsageError
+        If the cache has no subject of a name, or no subject is wanted.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, subjects: Sequence[str] | None = None) -> None:
         self.folder = Path(folder)
-        self.index = read_index(self.folder)
-        shape = (self.index.slices, *self.index.shape)
-        self.images = _open(self.folder / "images.npy", self.index.image_dtype, shape)
-        self.labels = _open(self.folder / "labels.npy", "uint8", shape)
-        lengths = [s.stop - s.start for s in self.index.subjects]
-        self.first = np.repeat(np.array([s.start for s in self.index.subjects], dtype=np.int64), lengths)
-        self.last = np.repeat(np.array([s.stop - 1 for s in self.index.subjects], dtype=np.int64), lengths)
+        stored = read_index(self.folder)
+        shape = (stored.slices, *stored.shape)
+        self._images = _open(self.folder / "images.npy", stored.image_dtype, shape)
+        self._labels = _open(self.folder / "labels.npy", "uint8", shape)
+        wanted = stored.subjects if subjects is None else _chosen(stored, subjects)
+        self._rows = np.array([row for s in wanted for row in range(s.start, s.stop)], dtype=np.int64)
+        lengths = np.array([s.stop - s.start for s in wanted], dtype=np.int64)
+        stops = np.cumsum(lengths)
+        seen = zip(wanted, (stops - lengths).tolist(), stops.tolist(), strict=True)
+        self.index = replace(stored, subjects=tuple(replace(s, start=a, stop=b) for s, a, b in seen))
+        self.first = np.repeat(stops - lengths, lengths)
+        self.last = np.repeat(stops - 1, lengths)
 
     def __len__(self) -> int:
         return self.index.slices
@@ -157,10 +171,21 @@ class SliceCache:
         """
         offsets = np.arange(channels) - channels // 2
         wanted = np.clip(slices[:, None] + offsets, self.first[slices, None], self.last[slices, None])
-        images = self.images[wanted].astype(np.float32)
-        if self.images.dtype == np.uint8:
+        images = self._images[self._rows[wanted]].astype(np.float32)
+        if self._images.dtype == np.uint8:
             images *= np.float32(1 / 255)
-        return images, np.array(self.labels[slices])
+        return images, np.array(self._labels[self._rows[slices]])
+
+
+def _chosen(index: CacheIndex, names: Sequence[str]) -> list[Subject]:
+    """Return the subjects of these names, in stored order."""
+    unknown = set(names) - {s.name for s in index.subjects}
+    if unknown or not names:
+        raise UsageError(
+            f"no slices of {', '.join(sorted(unknown)) or 'any subject'} in the cache",
+            f"some of {', '.join(s.name for s in index.subjects) or 'none'}",
+        )
+    return [s for s in index.subjects if s.name in names]
 
 
 def _open(path: Path, dtype: str, shape: tuple[int, int, int]) -> npt.NDArray[Any]:

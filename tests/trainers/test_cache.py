@@ -5,6 +5,11 @@ from seg_core.errors import ModelError, OutputError, UsageError
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 
 
+def every(cache):
+    """All images (n, 1, rows, columns) and labels of a cache."""
+    return cache.batch(np.arange(len(cache)))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 def test_what_is_written_is_read(tmp_path, make_cache, make_slices, dtype):
     cache = SliceCache(make_cache(tmp_path / "c", subjects=3, slices=4, dtype=dtype))
@@ -21,7 +26,7 @@ def test_what_is_written_is_read(tmp_path, make_cache, make_slices, dtype):
 def test_the_files_are_plain_npy(tmp_path, make_cache):
     folder = make_cache(tmp_path / "c")
     assert np.load(folder / "images.npy").shape == (20, 32, 64)
-    assert np.array_equal(np.load(folder / "labels.npy"), SliceCache(folder).labels)
+    assert np.array_equal(np.load(folder / "labels.npy"), every(SliceCache(folder))[1])
 
 
 def test_it_grows_while_it_is_read(tmp_path, make_slices):
@@ -30,10 +35,10 @@ def test_it_grows_while_it_is_read(tmp_path, make_slices):
         assert len(SliceCache(tmp_path)) == 0
         writer.append("a", *make_slices(3, 0), (1.0, 1.0, 3.0))
         first = SliceCache(tmp_path)
-        kept = first.images.copy()
+        kept = every(first)[0]
         writer.append("b", *make_slices(5, 1), (1.0, 1.0, 3.0), {"age": 7})
         assert len(first) == 3
-        assert np.array_equal(first.images, kept)
+        assert np.array_equal(every(first)[0], kept)
         second = SliceCache(tmp_path)
         assert len(second) == 8
         assert second.index.subjects[1].extra == {"age": 7}
@@ -50,7 +55,7 @@ def test_a_writer_goes_on_and_cuts_what_was_left_half_written(tmp_path, make_cac
         writer.append("later", *make_slices(2, 77), (1.0, 1.0, 3.0))
     cache = SliceCache(folder)
     assert len(cache) == 12
-    assert np.array_equal(cache.labels[10:], make_slices(2, 77)[1])
+    assert np.array_equal(every(cache)[1][10:], make_slices(2, 77)[1])
     assert np.load(folder / "images.npy").shape == (12, 32, 64)
 
 
@@ -58,7 +63,29 @@ def test_neighbours_stay_within_their_subject(tmp_path, make_cache):
     cache = SliceCache(make_cache(tmp_path / "c", subjects=2, slices=4))
     images, _ = cache.batch(np.array([0, 3, 4, 6]), channels=3)
     wanted = [[0, 0, 1], [2, 3, 3], [4, 4, 5], [5, 6, 7]]
-    assert np.allclose(images * 255, cache.images[np.array(wanted)])
+    assert np.array_equal(images, every(cache)[0][np.array(wanted)][:, :, 0])
+
+
+@pytest.mark.parametrize("names", [("0-1",), ("0-2", "0-0")])
+def test_a_view_of_some_subjects_shows_their_slices_alone(tmp_path, make_cache, make_slices, names):
+    folder = make_cache(tmp_path / "c", subjects=3, slices=4)
+    view = SliceCache(folder, names)
+    stored = sorted(names)
+    assert len(view) == 4 * len(names)
+    assert [(s.name, s.start, s.stop) for s in view.index.subjects] == [
+        (name, 4 * n, 4 * n + 4) for n, name in enumerate(stored)
+    ]
+    truth = np.concatenate([make_slices(4, int(name[-1]))[1] for name in stored])
+    assert np.array_equal(every(view)[1], truth)
+    whole = SliceCache(folder)
+    place = 4 * int(stored[-1][-1])
+    assert np.array_equal(view.batch(np.array([len(view) - 4]), 3)[0], whole.batch(np.array([place]), 3)[0])
+
+
+@pytest.mark.parametrize("names", [("0-0", "nobody"), ()])
+def test_a_view_of_subjects_that_are_not_there(tmp_path, make_cache, names):
+    with pytest.raises(UsageError, match="no slices of"):
+        SliceCache(make_cache(tmp_path / "c"), names)
 
 
 def test_what_does_not_fit_is_refused(tmp_path, make_cache, make_slices):
