@@ -39,6 +39,7 @@ ASIDE_MM, FIRST_HIP_ASIDE_MM = 40.0, 90.0
 # Sideways share of the distance from tibia to fibula: so much at one end tells the side, where it is nowhere
 # less than so little.
 LATERAL, LATERAL_ANYWHERE = 0.3, 0.1
+KIN_MM = 50.0  # pieces of one bone lie no farther apart, nor do the bones of two legs lie so near
 
 
 @dataclass(frozen=True)
@@ -312,23 +313,30 @@ def _join_nearest(bones: _Bones, sides: SideArray, across: npt.NDArray[np.bool_]
     known = [index for index in place_of if sides[index] != 0 and not across[index]]
     waiting = [index for index in place_of if sides[index] == 0]
     while waiting:
-        found = [
-            (*_nearest(bones, bones.strands.own(place_of[i]), _kin(bones, i, known, sides)), i)
-            for i in waiting
-        ]
+        found = [(*_neighbour(bones, i, bones.strands.own(place_of[i]), known, sides), i) for i in waiting]
         _, neighbour, index = min(found)
         sides[index] = sides[neighbour]
         known.append(index)
         waiting.remove(index)
     for index in map(int, np.flatnonzero(sides == 0)):
         points = bones.centroids_mm[index][None]
-        sides[index] = sides[_nearest(bones, points, _kin(bones, index, known, sides))[1]]
+        sides[index] = sides[_neighbour(bones, index, points, known, sides)[1]]
 
 
-def _kin(bones: _Bones, index: int, known: list[int], sides: SideArray) -> list[int]:
-    """Return the known components of the same class where both sides have one, else all known ones."""
+def _neighbour(
+    bones: _Bones, index: int, points: FloatArray, known: list[int], sides: SideArray
+) -> tuple[float, int]:
+    """Return distance (mm) and index of the known component that decides the side of a component at points.
+
+    The nearest of its own class where both sides have one, else the nearest of all; and of all, too, where its
+    own class is so far away that it is no piece of the same bone (arms that were taken for shins).
+    """
     kin = [k for k in known if bones.all.labels[k] == bones.all.labels[index]]
-    return kin if len({int(sides[k]) for k in kin}) == 2 else known
+    if len({int(sides[k]) for k in kin}) == 2:
+        nearest = _nearest(bones, points, kin)
+        if nearest[0] <= KIN_MM:
+            return nearest
+    return _nearest(bones, points, known)
 
 
 def _nearest(bones: _Bones, points: FloatArray, among: list[int]) -> tuple[float, int]:

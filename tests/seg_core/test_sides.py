@@ -294,3 +294,13 @@ def test_leaves_its_input_alone():
     before = labels.array.copy()
     split_sides(labels, BONES)
     np.testing.assert_array_equal(labels.array, before)
+
+
+def test_shins_follow_their_thighs_and_not_arms_that_were_taken_for_shins():
+    truth = make(Body(**BIG))
+    points = truth.geometry.to_world(np.stack(np.indices(truth.array.shape), -1).reshape(-1, 3))
+    points = points.reshape(*truth.array.shape, 3)
+    # The left arm is nearer to the middle than the right one, so that it is the nearer one to both shins.
+    for label, x in ((1, 190), (5, -90)):
+        truth.array[inside(points, ((x, 60, 0), (x, 60, 190), 22)) & (truth.array == 0)] = label
+    check(truth)
