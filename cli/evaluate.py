@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from seg_core.metrics import Scores, Summary
 
 _FIELDS = ("dsc", "volume_error_cm3", "predicted_cm3", "true_cm3")
+_SURFACE_FIELDS = ("hd95_mm", "assd_mm")
+_SURFACE_SUMMARY = ("hd95_mean_mm", "hd95_sd_mm", "assd_mean_mm", "assd_sd_mm")
 
 
 @click.command()
@@ -23,14 +25,17 @@ _FIELDS = ("dsc", "volume_error_cm3", "predicted_cm3", "true_cm3")
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path), help="Write a line a pair and bone there."
 )
+@click.option("--surface", is_flag=True, help="Measure surface distances too: HD95 and their mean, in mm.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing CSV file.")
 @json_option
 @debug_option
-def evaluate(files: Sequence[Path], csv_file: Path | None, overwrite: bool, as_json: bool) -> None:
+def evaluate(
+    files: Sequence[Path], csv_file: Path | None, surface: bool, overwrite: bool, as_json: bool
+) -> None:
     """Compare predicted with true label maps (NIfTI), bone by bone: DSC and volume error.
 
     Both files of a pair lie on the same grid. Several pairs give mean and standard deviation too; a bone that
-    is in neither file of a pair is left out of them.
+    is in neither file of a pair is left out of them (of surface distances: in one of the two only).
     """
     from seg_core.errors import OutputError, UsageError
     from seg_core.metrics import summarise
@@ -39,14 +44,14 @@ def evaluate(files: Sequence[Path], csv_file: Path | None, overwrite: bool, as_j
         raise UsageError(f"{len(files)} files", "pairs: PRED TRUTH [PRED TRUTH ...]")
     if csv_file is not None and csv_file.exists() and not overwrite:
         raise OutputError(f"{csv_file} exists already", fix="choose another name, or add --overwrite")
-    names, scores = score_pairs([(files[n], files[n + 1]) for n in range(0, len(files), 2)])
+    names, scores = score_pairs([(files[n], files[n + 1]) for n in range(0, len(files), 2)], surface)
     pairs = [
         {"prediction": str(files[2 * n]), "truth": str(files[2 * n + 1]), "bones": records(names, score)}
         for n, score in enumerate(scores)
     ]
     summary = summarise(scores)
     if csv_file is not None:
-        _write_csv(csv_file, pairs)
+        _write_csv(csv_file, pairs, _FIELDS + _SURFACE_FIELDS if surface else _FIELDS)
     if as_json:
         print_json({"pairs": pairs, "summary": _summary_records(names, summary)})
         return
@@ -56,7 +61,9 @@ def evaluate(files: Sequence[Path], csv_file: Path | None, overwrite: bool, as_j
         click.echo(f"mean and standard deviation over {len(pairs)} pairs\n{_summary_table(names, summary)}")
 
 
-def score_pairs(pairs: Sequence[tuple[Path, Path]]) -> tuple[dict[int, str], list["Scores"]]:
+def score_pairs(
+    pairs: Sequence[tuple[Path, Path]], surface: bool = False
+) -> tuple[dict[int, str], list["Scores"]]:
     """Return the names of all labels and the scores of each (prediction, truth)."""
     from seg_core.metrics import evaluate as compare
     from seg_core.nifti import read_labels
@@ -70,7 +77,7 @@ def score_pairs(pairs: Sequence[tuple[Path, Path]]) -> tuple[dict[int, str], lis
             names |= _names(read_labels(path), path)
     highest = max(names, default=1)
     for predicted, truth in pairs:
-        scores.append(compare(read_labels(predicted), read_labels(truth), n_labels=highest))
+        scores.append(compare(read_labels(predicted), read_labels(truth), n_labels=highest, surface=surface))
     return dict(sorted(names.items())), scores
 
 
@@ -86,21 +93,26 @@ def _names(labelmap: "LabelMap", path: Path) -> Mapping[int, str]:
 
 def records(names: Mapping[int, str], scores: "Scores") -> list[dict[str, Any]]:
     """Return a dict a bone; None where a number is not defined."""
+    columns = {field: getattr(scores, field) for field in _FIELDS}
+    if scores.surface is not None:
+        columns |= {field: getattr(scores.surface, field) for field in _SURFACE_FIELDS}
     return [
         {"label": label, "name": name}
-        | {field: _defined(getattr(scores, field)[label - 1]) for field in _FIELDS}
+        | {field: _defined(column[label - 1]) for field, column in columns.items()}
         for label, name in names.items()
     ]
 
 
 def scores_table(bones: Sequence[Mapping[str, Any]]) -> str:
     """Return the scores of one pair as a table."""
-    header = ("bone", "DSC", "volume error", "predicted", "true")
+    surface = _SURFACE_FIELDS if any("hd95_mm" in bone for bone in bones) else ()
+    header = ("bone", "DSC", "volume error", "predicted", "true", *("HD95", "mean distance")[: len(surface)])
     rows = [
         (
             bone["name"],
             number(bone["dsc"], 4),
             *(number(bone[field], 2, "cm3") for field in _FIELDS[1:]),
+            *(number(bone[field], 2, "mm") for field in surface),
         )
         for bone in bones
     ]
@@ -108,7 +120,15 @@ def scores_table(bones: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _summary_records(names: Mapping[int, str], summary: "Summary") -> list[dict[str, Any]]:
-    fields = ("dsc_mean", "dsc_sd", "volume_error_mean_cm3", "volume_error_sd_cm3", "subjects")
+    fields: tuple[str, ...] = (
+        "dsc_mean",
+        "dsc_sd",
+        "volume_error_mean_cm3",
+        "volume_error_sd_cm3",
+        "subjects",
+    )
+    if summary.hd95_mean_mm is not None:
+        fields += _SURFACE_SUMMARY
     return [
         {"label": label, "name": name}
         | {field: _defined(getattr(summary, field)[label - 1].item()) for field in fields}
@@ -117,6 +137,7 @@ def _summary_records(names: Mapping[int, str], summary: "Summary") -> list[dict[
 
 
 def _summary_table(names: Mapping[int, str], summary: "Summary") -> str:
+    surface = () if summary.hd95_mean_mm is None else _SURFACE_SUMMARY
     rows = [
         (
             bone["name"],
@@ -125,21 +146,23 @@ def _summary_table(names: Mapping[int, str], summary: "Summary") -> str:
             number(bone["volume_error_mean_cm3"], 2, "cm3"),
             number(bone["volume_error_sd_cm3"], 2, "cm3"),
             str(bone["subjects"]),
+            *(number(bone[field], 2, "mm") for field in surface),
         )
         for bone in _summary_records(names, summary)
     ]
-    return table(("bone", "DSC mean", "SD", "volume error mean", "SD", "pairs"), rows)
+    header = ("bone", "DSC mean", "SD", "volume error mean", "SD", "pairs")
+    return table((*header, *("HD95 mean", "SD", "mean distance", "SD")[: len(surface)]), rows)
 
 
 def _defined(value: Any) -> Any:
     return value if isinstance(value, int) else (float(value) if math.isfinite(value) else None)
 
 
-def _write_csv(path: Path, pairs: Sequence[Mapping[str, Any]]) -> None:
+def _write_csv(path: Path, pairs: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> None:
     from seg_core.output import write_whole
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["prediction", "truth", "label", "name", *_FIELDS], lineterminator="\n")
+    writer = csv.DictWriter(text, ["prediction", "truth", "label", "name", *fields], lineterminator="\n")
     writer.writeheader()
     for pair in pairs:
         shared = {"prediction": pair["prediction"], "truth": pair["truth"]}

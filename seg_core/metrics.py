@@ -1,7 +1,7 @@
 """How well two label maps agree: Dice similarity and volume error of every class (report 4.8)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import GeometryError, UsageError
-from seg_core.geometry import FloatArray, LabelMap
+from seg_core.geometry import FloatArray, Geometry, LabelMap
 from seg_core.memory_order import slabs
+from seg_core.surface_distance import SurfaceDistances, surface_distances
 
 IntArray = npt.NDArray[np.int64]
 _WORD = 8  # bytes compared at once
@@ -31,6 +32,8 @@ class Scores:
         Volumes.
     predicted_voxels, true_voxels, common_voxels : ndarray of int64
         Counts |P|, |T| and |P and T|.
+    surface : SurfaceDistances, optional
+        HD95 and mean surface distance, where they were asked for.
     """
 
     dsc: FloatArray
@@ -40,6 +43,7 @@ class Scores:
     predicted_voxels: IntArray
     true_voxels: IntArray
     common_voxels: IntArray
+    surface: SurfaceDistances | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,9 @@ class Summary:
         The same over the same subjects.
     subjects : ndarray of int64
         How many these were.
+    hd95_mean_mm, hd95_sd_mm, assd_mean_mm, assd_sd_mm : ndarray of float64, optional
+        The same over the subjects in whose prediction and truth the class occurs, where all scores have
+        surface distances.
     """
 
     dsc_mean: FloatArray
@@ -62,6 +69,10 @@ class Summary:
     volume_error_mean_cm3: FloatArray
     volume_error_sd_cm3: FloatArray
     subjects: IntArray
+    hd95_mean_mm: FloatArray | None = None
+    hd95_sd_mm: FloatArray | None = None
+    assd_mean_mm: FloatArray | None = None
+    assd_sd_mm: FloatArray | None = None
 
 
 def evaluate(
@@ -69,6 +80,7 @@ def evaluate(
     truth: LabelMap | npt.NDArray[Any],
     n_labels: int | None = None,
     voxel_volume_mm3: float | None = None,
+    surface: bool = False,
 ) -> Scores:
     """Compare two label maps on one grid, all classes in one pass.
 
@@ -81,6 +93,8 @@ def evaluate(
         Highest label value, at most 255; for label maps that of their names, by default.
     voxel_volume_mm3 : float, optional
         Volume of a voxel; for label maps that of the truth's geometry, by default.
+    surface : bool
+        Measure surface distances too, between label maps; for arrays `surface_distances` does.
 
     Returns
     -------
@@ -89,26 +103,35 @@ def evaluate(
     Raises
     ------
     GeometryError
-        If the two do not lie on the same grid (arrays: have not the same shape).
+        If the two do not lie on the same grid (arrays: have not the same shape), or surfaces are asked for
+        on a grid whose axes are not orthogonal.
     UsageError
         If a value is not in 0 to ``n_labels``, or an argument is missing or impossible.
     """
+    distances = None
     if isinstance(predicted, LabelMap) and isinstance(truth, LabelMap):
         _check_grids(predicted, truth)
         if n_labels is None:
             n_labels = max([*predicted.labels, *truth.labels], default=0)
         if voxel_volume_mm3 is None:
             voxel_volume_mm3 = truth.geometry.voxel_volume
+        if surface:
+            sizes = _orthogonal_sizes(truth.geometry)
+            distances = surface_distances(predicted.array, truth.array, n_labels, sizes)
         predicted, truth = predicted.array, truth.array
-    if isinstance(predicted, LabelMap) or isinstance(truth, LabelMap):
-        raise UsageError("a label map and an array", "two label maps or two arrays")
+    elif surface or isinstance(predicted, LabelMap) or isinstance(truth, LabelMap):
+        raise UsageError(
+            f"{type(predicted).__name__} and {type(truth).__name__}",
+            "two label maps, or arrays without surface",
+        )
     if n_labels is None or voxel_volume_mm3 is None or not (0 < n_labels < 256 and voxel_volume_mm3 > 0):
         raise UsageError(
             f"{n_labels} labels and voxels of {voxel_volume_mm3} mm3", "1 to 255 labels, a positive volume"
         )
     if predicted.shape != truth.shape:
         raise GeometryError(f"arrays of shape {predicted.shape} and {truth.shape}", "equal shapes")
-    return _scores(_count(_as_bytes(predicted), _as_bytes(truth), n_labels), voxel_volume_mm3)
+    counts = _count(_as_bytes(predicted), _as_bytes(truth), n_labels)
+    return replace(_scores(counts, voxel_volume_mm3), surface=distances)
 
 
 def _check_grids(predicted: LabelMap, truth: LabelMap) -> None:
@@ -119,6 +142,17 @@ def _check_grids(predicted: LabelMap, truth: LabelMap) -> None:
             "the same shape and affine",
             "resample one onto the other's grid",
         )
+
+
+def _orthogonal_sizes(geometry: Geometry) -> tuple[float, float, float]:
+    """Return the voxel sizes in mm where the axes are orthogonal, to about half a degree."""
+    directions = geometry.affine[:3, :3] / geometry.voxel_sizes
+    if np.abs(directions.T @ directions - np.eye(3)).max() > 0.01:
+        raise GeometryError(
+            "a sheared grid: its axes are not orthogonal",
+            fix="resample the label maps, or leave surfaces out",
+        )
+    return geometry.voxel_sizes
 
 
 def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -172,7 +206,18 @@ def summarise(scores: Sequence[Scores]) -> Summary:
     dsc = np.stack([score.dsc for score in scores])
     there = ~np.isnan(dsc)
     error = np.stack([score.volume_error_cm3 for score in scores])
-    return Summary(*_mean_sd(dsc, there), *_mean_sd(error, there), there.sum(axis=0))
+    summary = Summary(*_mean_sd(dsc, there), *_mean_sd(error, there), there.sum(axis=0))
+    surfaces = [score.surface for score in scores if score.surface is not None]
+    if len(surfaces) < len(scores):
+        return summary
+    hd95 = np.stack([surface.hd95_mm for surface in surfaces])
+    assd = np.stack([surface.assd_mm for surface in surfaces])
+    both = ~np.isnan(assd)
+    hd95_mean, hd95_sd = _mean_sd(hd95, both)
+    assd_mean, assd_sd = _mean_sd(assd, both)
+    return replace(
+        summary, hd95_mean_mm=hd95_mean, hd95_sd_mm=hd95_sd, assd_mean_mm=assd_mean, assd_sd_mm=assd_sd
+    )
 
 
 def _mean_sd(values: FloatArray, there: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:

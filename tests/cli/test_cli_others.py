@@ -124,6 +124,27 @@ def test_evaluate_several_pairs_gives_mean_and_sd(lls, scan_files, prediction):
     assert "mean and standard deviation over 2 pairs" in lls("evaluate", prediction, truth, truth, truth)[1]
 
 
+def test_evaluate_surfaces(lls, scan_files, prediction, tmp_path):
+    truth = scan_files / "truth.nii.gz"
+    arguments = ("evaluate", prediction, truth, truth, truth, "--surface")
+    code, out, _ = lls(*arguments, "--csv", tmp_path / "s.csv", "--json")
+    found = json.loads(out)
+    bones = {bone["name"]: bone for bone in found["pairs"][0]["bones"]}
+    assert code == 0
+    assert bones["right_tibia"]["hd95_mm"] == bones["right_tibia"]["assd_mm"] == 0
+    assert bones["left_fibula"]["hd95_mm"] is None
+    assert bones["right_femur"]["hd95_mm"] > bones["right_femur"]["assd_mm"] > 0
+    summary = {bone["name"]: bone for bone in found["summary"]}["right_femur"]
+    assert summary["assd_mean_mm"] == pytest.approx(bones["right_femur"]["assd_mm"] / 2)
+    with open(tmp_path / "s.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["hd95_mm"] for row in rows if row["name"] == "left_fibula"] == ["", "0.0"]
+    text = lls(*arguments)[1]
+    assert text.count("HD95") == 3
+    assert f"{bones['right_femur']['hd95_mm']:.2f} mm" in text
+    assert "HD95" not in lls("evaluate", prediction, truth)[1]
+
+
 def test_evaluate_refuses_other_grids_and_odd_files(lls, scan_files, legs, tmp_path):
     labels = legs[1]
     moved = labels.geometry.window((1, 0, 0), labels.geometry.shape)

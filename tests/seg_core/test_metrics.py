@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from seg_core.errors import GeometryError, UsageError
 from seg_core.geometry import Geometry, LabelMap
 from seg_core.metrics import evaluate, summarise
+from seg_core.surface_distance import surface_distances
 
 NAMES = {1: "tibia", 2: "femur", 3: "fibula", 4: "pelvis"}
 
@@ -76,6 +77,36 @@ def test_label_maps_bring_their_own_voxel_volume_and_names():
     scores = evaluate(LabelMap(array, geometry, NAMES), truth)
     np.testing.assert_array_equal(scores.dsc, np.ones(4))
     np.testing.assert_allclose(scores.true_cm3, [(array == c).sum() * 6 / 1000 for c in NAMES])
+
+
+def test_surfaces_on_request():
+    geometry = Geometry((4, 5, 6), np.diag([-1, 2, 3, 1]))
+    maps = [LabelMap(random_labels(geometry.shape, seed), geometry, NAMES) for seed in (3, 4)]
+    scores = evaluate(*maps, surface=True)
+    alone = surface_distances(maps[0].array, maps[1].array, 4, (1.0, 2.0, 3.0))
+    np.testing.assert_array_equal(scores.surface.hd95_mm, alone.hd95_mm)
+    np.testing.assert_array_equal(scores.surface.assd_mm, alone.assd_mm)
+    assert evaluate(*maps).surface is None
+    with pytest.raises(UsageError):
+        evaluate(maps[0].array, maps[1].array, 4, 1.0, surface=True)
+    sheared = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    tilted = LabelMap(maps[0].array, Geometry(geometry.shape, sheared), NAMES)
+    with pytest.raises(GeometryError, match="sheared"):
+        evaluate(tilted, tilted, surface=True)
+
+
+def test_a_summary_of_surfaces():
+    geometry = Geometry((4, 5, 6), np.diag([-1, 2, 3, 1]))
+    first, second = (LabelMap(random_labels(geometry.shape, seed), geometry, NAMES) for seed in (3, 4))
+    without = LabelMap(np.where(second.array == 2, 0, second.array).astype(np.uint8), geometry, NAMES)
+    scores = [evaluate(first, truth, surface=True) for truth in (second, without)]
+    summary = summarise(scores)
+    assert summary.hd95_mean_mm[1] == scores[0].surface.hd95_mm[1]
+    assert np.isnan(summary.assd_sd_mm[1])
+    both = [score.surface.assd_mm[0] for score in scores]
+    assert summary.assd_mean_mm[0] == pytest.approx(np.mean(both))
+    assert summary.assd_sd_mm[0] == pytest.approx(np.std(both, ddof=1))
+    assert summarise([scores[0], evaluate(first, second)]).hd95_mean_mm is None
 
 
 def test_refuses_other_grids():
