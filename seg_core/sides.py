@@ -328,8 +328,8 @@ def _neighbour(
 ) -> tuple[float, int]:
     """Return distance (mm) and index of the known component that decides the side of a component at points.
 
-    The nearest of its own class where both sides have one, else the nearest of all; and of all, too, where its
-    own class is so far away that it is no piece of the same bone (arms that were taken for shins).
+    The nearest of its own class where both sides have one, else the nearest of all; and of all, too, where
+    its own class is so far away that it is no piece of the same bone (arms that were taken for shins).
     """
     kin = [k for k in known if bones.all.labels[k] == bones.all.labels[index]]
     if len({int(sides[k]) for k in kin}) == 2:
