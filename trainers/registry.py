@@ -28,11 +28,17 @@ class Network:
         What ``pip install 'lls[extra]'`` must bring.
     defaults : mapping
         Fields of `TrainConfig` in which it differs from its defaults.
+    packages : tuple of str
+        What must be importable.
+    multiple : int
+        What its rows and columns must be divisible by.
     """
 
     about: str
     extra: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    multiple: int = 32
 
 
 class Trainer(Protocol):

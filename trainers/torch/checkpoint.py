@@ -30,17 +30,31 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a state onto the CPU; only tensors and plain values are let in.
+    """Read a checkpoint of this trainer onto the CPU.
 
     Raises
     ------
     ModelError
         If it is not there or not a checkpoint.
     """
+    state = read(path)
+    if "network" not in state:
+        raise ModelError(f"{path} is no checkpoint of this trainer")
+    return state
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a dictionary onto the CPU; only tensors and plain values are let in.
+
+    Raises
+    ------
+    ModelError
+        If it is not there or holds something else.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises many kinds
-        raise ModelError(f"{path} cannot be read: {error}", "a checkpoint of this trainer") from error
-    if not isinstance(state, dict) or "network" not in state:
-        raise ModelError(f"{path} is no checkpoint of this trainer")
+        raise ModelError(f"{path} cannot be read: {error}", "a file that torch.save wrote") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"{path} holds {type(state).__name__}", "a dictionary, as torch.save writes it")
     return state

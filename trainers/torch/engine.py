@@ -14,9 +14,14 @@ from trainers.torch import checkpoint
 from trainers.torch.losses import LOSSES
 from trainers.torch.network import build_network
 
+FIRST = "unet-resnet34"
+"""The network of checkpoints that do not name theirs."""
+
 
 class TorchEngine:
     """A network with its loss and Adam; see `trainers.loop.Engine`."""
+
+    trainer = "torch"
 
     def __init__(self, config: TrainConfig, classes: tuple[str, ...]) -> None:
         self.config, self.classes = config, classes
@@ -25,6 +30,8 @@ class TorchEngine:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.network = _first_network(config, classes)
+        if config.freeze_encoder:
+            freeze_encoder(self.network)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(
             (p for p in self.network.parameters() if p.requires_grad),
@@ -40,7 +47,7 @@ class TorchEngine:
             group["lr"] = lr
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self._logits(images), torch.from_numpy(labels).to(self.device))
+        loss = self.loss(self._outputs(images), torch.from_numpy(labels).to(self.device))
         loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         if np.isfinite(value):
@@ -51,7 +58,7 @@ class TorchEngine:
     def evaluate(self, images: Images, labels: Labels) -> tuple[float, Labels]:
         """Return the loss of a batch and the class of each pixel."""
         self.network.eval()
-        logits = self._logits(images)
+        logits = self._outputs(images)
         loss = float(self.loss(logits, torch.from_numpy(labels).to(self.device)))
         return loss, logits.argmax(1).to(torch.uint8).cpu().numpy()
 
@@ -72,12 +79,13 @@ class TorchEngine:
         torch.set_rng_state(facts.pop("rng"))
         return facts
 
-    def _logits(self, images: npt.NDArray[np.float32]) -> torch.Tensor:
+    def _outputs(self, images: npt.NDArray[np.float32]) -> Any:
+        """Return what the network gives: logits, while training perhaps several of them."""
         x = torch.from_numpy(images).to(self.device, non_blocking=True)
-        x = x.expand(-1, self.config.channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        x = x.expand(-1, self.config.channels, *x.shape[2:]).contiguous(memory_format=layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            logits: torch.Tensor = self.network(x)
-        return logits
+            return self.network(x)
 
 
 def load_best(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -89,7 +97,8 @@ def load_best(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         If it cannot be read or does not fit the network.
     """
     facts = checkpoint.load(path)
-    network = build_network(len(facts["classes"]) + 1, facts["config"]["channels"])
+    config = facts["config"]
+    network = build_network(config.get("network", FIRST), len(facts["classes"]) + 1, config["channels"])
     _fill(network, facts.pop("network"), path)
     return network.eval(), facts
 
@@ -104,14 +113,33 @@ def computes_bfloat16(device: torch.device) -> bool:
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16") or abilities.get("bf16"))
 
 
+def freeze_encoder(network: torch.nn.Module) -> None:
+    """Keep an encoder's convolutions as they are; its normalisations stay free, as in the report's Figure 11.
+
+    Raises
+    ------
+    UsageError
+        If the network has no encoder.
+    """
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, torch.nn.Module):
+        raise UsageError("a network without an encoder cannot freeze it", fix="train all of it")
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.modules.conv._ConvNd | torch.nn.Linear):
+            module.requires_grad_(False)
+
+
 def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> torch.nn.Module:
+    """Build the network that a training begins with."""
+    outputs = len(classes) + 1
     if config.init in ("random", "imagenet"):
-        weights = None if config.init == "random" else config.init
-        return build_network(len(classes) + 1, config.channels, weights)
+        return build_network(config.network, outputs, config.channels, config.init)
+    if "network" not in checkpoint.read(Path(config.init)):  # an encoder's weights, not a training's
+        return build_network(config.network, outputs, config.channels, config.init)
     network, facts = load_best(Path(config.init))
-    found = tuple(facts["classes"]), facts["config"]["channels"]
-    if found != (classes, config.channels):
-        raise UsageError(f"{config.init} is for {found}", f"{(classes, config.channels)}")
+    found = facts["config"].get("network", FIRST), tuple(facts["classes"]), facts["config"]["channels"]
+    if found != (config.network, classes, config.channels):
+        raise UsageError(f"{config.init} is for {found}", f"{(config.network, classes, config.channels)}")
     return network
 
 

@@ -3,7 +3,7 @@
 Pixels labelled ``IGNORED`` count in none of them: they lose nothing and teach nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -59,19 +59,36 @@ def focal_loss(
 
 
 Pixelwise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Outputs = torch.Tensor | Sequence[torch.Tensor]
+"""Logits, or several of falling resolution, the finest first."""
 
 
-def _sum(*parts: Pixelwise) -> Pixelwise:
+def _sum(*parts: Pixelwise) -> Callable[[Outputs, torch.Tensor], torch.Tensor]:
     """Return the sum of some losses, of logits of any floating type and targets of any integer type."""
 
-    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def one(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits, target = logits.float(), target.long()
         return torch.stack([part(logits, target) for part in parts]).sum()
+
+    def loss(outputs: Outputs, target: torch.Tensor) -> torch.Tensor:
+        return one(outputs, target) if isinstance(outputs, torch.Tensor) else _deep(one, outputs, target)
 
     return loss
 
 
-LOSSES: Mapping[Loss, Pixelwise] = MappingProxyType(
+def _deep(loss: Pixelwise, outputs: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    """Return nnU-Net's deep supervision: weights 1, 1/2, 1/4, ... of sum 1, the coarsest output left out."""
+    used = outputs[:-1] if len(outputs) > 1 else outputs
+    weights = [0.5**i for i in range(len(used))]
+    total = torch.zeros((), device=target.device)
+    for logits, weight in zip(used, weights, strict=True):
+        size = logits.shape[2:]
+        smaller = F.interpolate(target[:, None].float(), size, mode="nearest-exact")[:, 0].to(target.dtype)
+        total = total + weight / sum(weights) * loss(logits, smaller)
+    return total
+
+
+LOSSES: Mapping[Loss, Callable[[Outputs, torch.Tensor], torch.Tensor]] = MappingProxyType(
     {
         "dice": _sum(dice_loss),
         "cross_entropy": _sum(cross_entropy),
