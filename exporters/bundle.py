@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from exporters.torch import ExportOptions, export
+from exporters.options import ExportOptions
+from exporters.torch import export
 from seg_core.labels import BONES
 from seg_core.model_spec import Denoise, Grid, ModelSpec
 from trainers.cache import SliceCache

@@ -2,10 +2,8 @@
 
 import copy
 import warnings
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,47 +12,10 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from exporters.onnx_graph import INPUT, LOGITS, OPSET, finish, write
-from exporters.parity import Parity, Tolerance, check
-from seg_core.errors import LlsError, ModelError, UsageError
+from exporters.options import Exported, ExportOptions, check_classes, check_samples, rounding_of
+from exporters.parity import check
+from seg_core.errors import LlsError, ModelError
 from seg_core.model_spec import ModelSpec
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How to export.
-
-    Parameters
-    ----------
-    weights : {"float32", "float16"}
-        Type in which the file stores weights. For float16 the gate's reference is the network with weights
-        rounded to it.
-    tolerance : Tolerance
-        Of the gate.
-    """
-
-    weights: Literal["float32", "float16"] = "float32"
-    tolerance: Tolerance = field(default_factory=Tolerance)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written.
-
-    Parameters
-    ----------
-    path : Path
-    sha256 : str
-        Of the file.
-    parity : Parity
-        How far ONNX Runtime and the framework were apart.
-    rounding : Parity
-        How far the stored weights' network is from the one that was given: folding and float16.
-    """
-
-    path: Path
-    sha256: str
-    parity: Parity
-    rounding: Parity
 
 
 def export(
@@ -89,22 +50,14 @@ def export(
         If the file cannot be written.
     """
     options = options or ExportOptions()
-    _check_samples(spec, samples)
+    check_samples(spec, samples)
     original = copy.deepcopy(network).to("cpu", torch.float32).eval()
     stored = _round_weights(fold_batchnorm(original), options.weights)
     reference, rounded = _logits(original, samples), _logits(stored, samples)
-    if reference.shape[1] != len(spec.classes) + 1:
-        raise ModelError(
-            f"{reference.shape[1]} output channels", f"{len(spec.classes)} classes and background"
-        )
-    scale = max(float(np.abs(reference).max()), 1e-6)
-    rounding = Parity(
-        float(np.abs(rounded - reference).max() / scale),
-        float(np.mean(rounded.argmax(1) != reference.argmax(1))),
-    )
+    check_classes(spec, reference)
     model = finish(_graph(stored, samples), spec, options.weights)
     parity = check(model, samples, rounded, options.tolerance)
-    return Exported(path, write(model, path), parity, rounding)
+    return Exported(path, write(model, path), parity, rounding_of(rounded, reference))
 
 
 def fold_batchnorm(network: torch.nn.Module) -> torch.nn.Module:
@@ -144,20 +97,6 @@ def _round_weights(network: torch.nn.Module, weights: str) -> torch.nn.Module:
                 if parameter.ndim >= 2:
                     parameter.copy_(parameter.half().float())
     return network
-
-
-def _check_samples(spec: ModelSpec, samples: npt.NDArray[np.float32]) -> None:
-    if spec.layout != "NCHW":
-        raise UsageError(f"layout {spec.layout}", "NCHW: networks of PyTorch have channels first")
-    if (
-        samples.ndim != 4
-        or len(samples) < 2
-        or samples.shape[1] != spec.channels
-        or samples.dtype != np.float32
-    ):
-        raise UsageError(
-            f"samples {samples.dtype} {samples.shape}", f"float32 (2 or more, {spec.channels}, rows, columns)"
-        )
 
 
 @torch.inference_mode()

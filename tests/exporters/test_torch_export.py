@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from exporters.onnx_graph import finish, write
+from exporters.options import ExportOptions
 from exporters.parity import Tolerance, check
-from exporters.torch import ExportOptions, export, fold_batchnorm
+from exporters.torch import export, fold_batchnorm
 from seg_core.errors import ModelError, OutputError, UsageError
 from seg_core.model_spec import METADATA_KEY, Grid, ModelSpec
 from seg_core.runner import Runner

@@ -1,0 +1,91 @@
+"""What every exporter takes and gives back."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from exporters.parity import Parity, Tolerance
+from seg_core.errors import ModelError, UsageError
+from seg_core.model_spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Parameters
+    ----------
+    weights : {"float32", "float16"}
+        Type in which the file stores weights. For float16 the gate's reference is the network with weights
+        rounded to it.
+    tolerance : Tolerance
+        Of the gate.
+    """
+
+    weights: Literal["float32", "float16"] = "float32"
+    tolerance: Tolerance = field(default_factory=Tolerance)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Parameters
+    ----------
+    path : Path
+    sha256 : str
+        Of the file.
+    parity : Parity
+        How far ONNX Runtime and the framework were apart.
+    rounding : Parity
+        How far the stored weights' network is from the one that was given: folding and float16.
+    """
+
+    path: Path
+    sha256: str
+    parity: Parity
+    rounding: Parity
+
+
+def check_samples(spec: ModelSpec, samples: npt.NDArray[np.float32]) -> None:
+    """Refuse prepared slices (n, channels, rows, columns) that do not fit the description.
+
+    Raises
+    ------
+    UsageError
+        If they are fewer than two, of another type or another number of channels, or the layout is not NCHW.
+    """
+    if spec.layout != "NCHW":
+        raise UsageError(f"layout {spec.layout}", "NCHW: exported networks have channels first")
+    if (
+        samples.ndim != 4
+        or len(samples) < 2
+        or samples.shape[1] != spec.channels
+        or samples.dtype != np.float32
+    ):
+        raise UsageError(
+            f"samples {samples.dtype} {samples.shape}", f"float32 (2 or more, {spec.channels}, rows, columns)"
+        )
+
+
+def check_classes(spec: ModelSpec, logits: npt.NDArray[np.float32]) -> None:
+    """Refuse logits (n, classes + 1, rows, columns) of another number of classes than the description's.
+
+    Raises
+    ------
+    ModelError
+        If so.
+    """
+    if logits.shape[1] != len(spec.classes) + 1:
+        raise ModelError(f"{logits.shape[1]} output channels", f"{len(spec.classes)} classes and background")
+
+
+def rounding_of(stored: npt.NDArray[np.float32], given: npt.NDArray[np.float32]) -> Parity:
+    """Return how far the stored weights' logits (n, classes + 1, rows, columns) are from the given ones."""
+    return Parity(
+        float(np.abs(stored - given).max() / max(float(np.abs(given).max()), 1e-6)),
+        float(np.mean(stored.argmax(1) != given.argmax(1))),
+    )
