@@ -23,6 +23,7 @@ COMMANDS = {
     "phantom": ("cli.phantom:phantom", "Make a synthetic scan of the legs with its true labels."),
     "networks": ("cli.train:networks", "List the networks that can be trained."),
     "train": ("cli.train:train", "Train a network on prepared slices."),
+    "export": ("cli.export:export", "Make a trained network a model file."),
     "demo": ("cli.demo:demo", "Make a small scan, segment it, compare it with the truth."),
 }
 

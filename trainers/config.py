@@ -17,8 +17,8 @@ class TrainConfig:
 
     Parameters
     ----------
-    network : str
-        Name of a network of the trainer.
+    trainer, network : str
+        Names of a trainer and of a network of its.
     epochs : int
         At most.
     epoch_samples : int
@@ -57,6 +57,7 @@ class TrainConfig:
         What happens to training slices.
     """
 
+    trainer: str = "torch"
     network: str = "unet-resnet34"
     epochs: int = 50
     epoch_samples: int = 2000

@@ -70,6 +70,22 @@ def get_trainer(name: str) -> Trainer:
     raise UsageError(f"trainer {name!r}", f"one of {', '.join(trainer_names())}")
 
 
+def get_network(trainer: str, name: str) -> Network:
+    """Return what is known of a network.
+
+    Raises
+    ------
+    UsageError
+        If trainer or network are unknown.
+    """
+    networks = get_trainer(trainer).NETWORKS
+    if name not in networks:
+        raise UsageError(
+            f"network {name!r} of the trainer {trainer}", f"one of {', '.join(sorted(networks))}"
+        )
+    return networks[name]
+
+
 def get_config(trainer: str, network: str, **changes: Any) -> TrainConfig:
     """Return a network's own configuration with some fields changed.
 
@@ -78,9 +94,5 @@ def get_config(trainer: str, network: str, **changes: Any) -> TrainConfig:
     UsageError
         If trainer or network are unknown, or a value makes no sense.
     """
-    networks = get_trainer(trainer).NETWORKS
-    if network not in networks:
-        raise UsageError(
-            f"network {network!r} of the trainer {trainer}", f"one of {', '.join(sorted(networks))}"
-        )
-    return TrainConfig(network=network, **{**networks[network].defaults, **changes})
+    defaults = get_network(trainer, network).defaults
+    return TrainConfig(trainer=trainer, network=network, **{**defaults, **changes})

@@ -8,6 +8,7 @@ air above a hand takes it for bone.
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    index = CacheIndex((SIZE, SIZE), BONES, meta={"pixel_mm": PIXEL_MM})
+    meta = {"pixel_mm": PIXEL_MM, "normalisation": asdict(NORMALISATION), "orientation": "LPS"}
+    index = CacheIndex((SIZE, SIZE), BONES, meta=meta)
     with SliceCacheWriter(arguments.out, index) as writer:
         known = {subject.name for subject in writer.index.subjects}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.people):
