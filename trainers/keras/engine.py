@@ -1,0 +1,184 @@
+"""A Keras network that learns, on TensorFlow."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
+from trainers.config import TrainConfig
+from trainers.keras import checkpoint
+from trainers.keras.losses import LOSSES
+from trainers.keras.networks import build_network, freeze_encoder
+from trainers.loop import Images, Labels
+
+LOG = logging.getLogger(__name__)
+
+if keras.backend.backend() != "tensorflow":
+    raise MissingPackageError(
+        f"Keras is set to the backend {keras.backend.backend()}",
+        "tensorflow",
+        "unset KERAS_BACKEND, or set it to tensorflow",
+    )
+
+
+class KerasEngine:
+    """A network with its loss and Adam; see `trainers.loop.Engine`."""
+
+    trainer = "keras"
+
+    def __init__(self, config: TrainConfig, classes: tuple[str, ...]) -> None:
+        self.config, self.classes = config, classes
+        _use_threads(config.threads)
+        self.device = _device(config.device)
+        # Keras draws initial weights from one generator for all networks.
+        keras.utils.set_random_seed(config.seed)
+        with tf.device(self.device), _mixed_precision(self.device):
+            self.network = _first_network(config, classes)
+            if config.freeze_encoder:
+                freeze_encoder(self.network)
+            self.optimizer = keras.optimizers.Adam(config.lr)
+            self.optimizer.build(self.network.trainable_variables)
+        self.loss = LOSSES[config.loss]
+        signature = [
+            tf.TensorSpec((None, config.cache_channels, None, None), tf.float32),
+            tf.TensorSpec((None, None, None), tf.uint8),
+        ]
+        self._learn = tf.function(self._learn_eagerly, input_signature=signature)
+        self._judge = tf.function(self._judge_eagerly, input_signature=signature)
+
+    def step(self, images: Images, labels: Labels, lr: float) -> float:
+        """Learn from a batch; return its loss."""
+        self.optimizer.learning_rate.assign(lr)
+        with tf.device(self.device):
+            return float(self._learn(images, labels))
+
+    def evaluate(self, images: Images, labels: Labels) -> tuple[float, Labels]:
+        """Return the loss of a batch and the class of each pixel."""
+        with tf.device(self.device):
+            loss, found = self._judge(images, labels)
+        return float(loss), found.numpy()
+
+    def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
+        """Write network and facts."""
+        checkpoint.save(path, self._state() if resumable else _named(self.network.weights), facts)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take over a resumable checkpoint."""
+        arrays, facts = checkpoint.load(path)
+        if tuple(facts["classes"]) != self.classes:
+            raise UsageError(f"classes {self.classes}", f"{facts['classes']}, with which the training began")
+        _fill(self.network.variables, arrays, path)
+        _fill(self.optimizer.variables, arrays, path)
+        return facts
+
+    def _state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the network with the seeds of its layers, and the optimizer."""
+        return _named(self.network.variables) | _named(self.optimizer.variables)
+
+    def _learn_eagerly(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        variables = self.network.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = self.loss(self._logits(images, training=True), labels)
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    def _judge_eagerly(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = self._logits(images, training=False)
+        return self.loss(logits, labels), tf.cast(tf.argmax(logits, -1), tf.uint8)
+
+    def _logits(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+        x = tf.transpose(images, (0, 2, 3, 1))
+        x = tf.repeat(x, self.config.channels // self.config.cache_channels, axis=-1)
+        return self.network(x, training=training)
+
+
+def load_best(path: Path) -> tuple[keras.Model, dict[str, Any]]:
+    """Read a checkpoint as a network that computes in float32, and the facts beside it.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read or does not fit the network.
+    """
+    arrays, facts = checkpoint.load(path)
+    config = facts["config"]
+    network = build_network(config["network"], len(facts["classes"]) + 1, config["channels"])
+    _fill(network.weights, arrays, path)
+    return network, facts
+
+
+def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> keras.Model:
+    """Build the network that a training begins with."""
+    start = config.init
+    trained = start not in ("random", "imagenet") and Path(start).suffix not in (".h5", ".hdf5")
+    network = build_network(config.network, len(classes) + 1, config.channels, "random" if trained else start)
+    if trained:
+        arrays, facts = checkpoint.load(Path(start))
+        found = facts["config"]["network"], tuple(facts["classes"]), facts["config"]["channels"]
+        if found != (config.network, classes, config.channels):
+            raise UsageError(f"{start} is for {found}", f"{(config.network, classes, config.channels)}")
+        _fill(network.weights, arrays, Path(start))
+    return network
+
+
+def _named(variables: Iterable[Any]) -> dict[str, npt.NDArray[Any]]:
+    return {variable.path: np.asarray(variable) for variable in variables}
+
+
+def _fill(variables: Iterable[Any], arrays: checkpoint.Arrays, path: Path) -> None:
+    """Give variables their values by name."""
+    for variable in variables:
+        value = arrays.get(variable.path)
+        if value is None or value.shape != tuple(variable.shape):
+            found = "none" if value is None else f"one of {value.shape}"
+            raise ModelError(f"{path} for {variable.path}: {found}", f"an array of {tuple(variable.shape)}")
+        variable.assign(value)
+
+
+def _device(name: str) -> str:
+    """Return TensorFlow's name of a device.
+
+    Raises
+    ------
+    DeviceError
+        If it is not there.
+    """
+    gpus = [] if name == "cpu" else tf.config.list_physical_devices("GPU")
+    if name == "cuda" and not gpus:
+        raise DeviceError(
+            "TensorFlow finds no GPU", fix="train on the cpu, or pip install 'tensorflow[and-cuda]'"
+        )
+    return "/GPU:0" if gpus else "/CPU:0"
+
+
+def _use_threads(threads: int) -> None:
+    if threads and threads != tf.config.threading.get_intra_op_parallelism_threads():
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        except RuntimeError:
+            LOG.warning("TensorFlow has begun with another number of threads than %d and keeps it", threads)
+
+
+@contextmanager
+def _mixed_precision(device: str) -> Iterator[None]:
+    """Let layers made meanwhile compute in bfloat16 where the GPU has it in hardware; weights are float32."""
+    before = keras.config.dtype_policy()
+    if device == "/GPU:0" and _capability() >= (8, 0):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _capability() -> tuple[int, int]:
+    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+    found: tuple[int, int] = details.get("compute_capability", (0, 0))
+    return found
