@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import debug_option
+from cli.console import debug_option, json_option, print_json, table
+
+if TYPE_CHECKING:
+    from trainers.registry import Network
 
 # Field of `trainers.config.TrainConfig` -> its help; options without a value leave the network's own default.
 _SETTINGS: dict[str, tuple[type, str]] = {
@@ -37,14 +40,32 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
+@json_option
 @debug_option
-def networks() -> None:
+def networks(as_json: bool) -> None:
     """List the networks of every installed trainer."""
     from trainers.registry import get_trainer, trainer_names
 
-    for trainer in trainer_names():
-        for name, network in sorted(get_trainer(trainer).NETWORKS.items()):
-            click.echo(f"{trainer:8} {name:20} {network.about}")
+    found = [
+        (trainer, name, network)
+        for trainer in trainer_names()
+        for name, network in get_trainer(trainer).NETWORKS.items()
+    ]
+    if as_json:
+        rows = [
+            {"trainer": trainer, "network": name, "installed": not network.missing, **vars(network)}
+            for trainer, name, network in found
+        ]
+        print_json(rows)
+        return
+    lines = [(trainer, name, network.about, _ready(network)) for trainer, name, network in found]
+    click.echo(table(("trainer", "network", "what it is", "can be trained"), lines, left=4))
+
+
+def _ready(network: "Network") -> str:
+    if not network.missing:
+        return click.style("yes", fg="green")
+    return click.style(f"pip install 'lls[{network.extra}]'", fg="yellow")
 
 
 @click.command()

@@ -4,6 +4,7 @@ import copy
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,19 @@ from exporters.options import Exported, ExportOptions, check_classes, check_samp
 from exporters.parity import check
 from seg_core.errors import LlsError, ModelError
 from seg_core.model_spec import ModelSpec
+
+
+def load(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Read a checkpoint of the PyTorch trainer: the network in evaluation mode, and the facts beside it.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read or does not fit the network.
+    """
+    from trainers.torch.engine import load_best
+
+    return load_best(path)
 
 
 def export(
@@ -66,6 +80,8 @@ def fold_batchnorm(network: torch.nn.Module) -> torch.nn.Module:
     Computed in float64. Pairs are those registered next to each other in a module, as in smp's; where that is
     not how they are used, the copy is left as it was.
     """
+    if not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()):
+        return copy.deepcopy(network)
     result = copy.deepcopy(network).to(torch.float64).eval()
     for module in list(result.modules()):
         children = list(module.named_children())

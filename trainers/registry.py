@@ -7,6 +7,7 @@ which gives a `trainers.loop.Engine`. Importing the module imports no framework.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from seg_core.errors import UsageError
@@ -39,6 +40,11 @@ class Network:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     multiple: int = 32
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Packages that are not installed; imports none."""
+        return tuple(package for package in self.packages if find_spec(package) is None)
 
 
 class Trainer(Protocol):
