@@ -21,6 +21,7 @@ COMMANDS = {
     "info": ("cli.info:info", "Show a model's description."),
     "evaluate": ("cli.evaluate:evaluate", "Compare label maps with the truth: DSC and volume error."),
     "phantom": ("cli.phantom:phantom", "Make a synthetic scan of the legs with its true labels."),
+    "prepare": ("cli.prepare:prepare", "Make a dataset of scans with their labels."),
     "networks": ("cli.train:networks", "List the networks that can be trained."),
     "train": ("cli.train:train", "Train a network on prepared slices."),
     "export": ("cli.export:export", "Make a trained network a model file."),
@@ -96,6 +97,24 @@ def as_lls_error(error: BaseException) -> LlsError | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError("no space left on the disk", fix="free some space, or choose another disk")
     return None
+
+
+def reason(error: BaseException) -> str:
+    """Return in a line what went wrong."""
+    known = as_lls_error(error)
+    return known.found.splitlines()[0] if known else f"{type(error).__name__}: {error}"
+
+
+def error_record(error: BaseException) -> dict[str, Any]:
+    """Return an error as JSON for programs."""
+    known = as_lls_error(error)
+    return {
+        "type": type(known or error).__name__,
+        "exit_code": known.exit_code if known else 1,
+        "found": known.found if known else str(error),
+        "expected": known.expected if known else "",
+        "fix": known.fix if known else "",
+    }
 
 
 def _explain(error: Exception) -> int:

@@ -150,18 +150,13 @@ def _attempt(path: Path, name: str, runner: "Runner", settings: "Settings", flag
 
 
 def _print(name: str, outcome: Outcome, several: bool) -> None:
+    from cli.main import reason
+
     result, error = outcome
     if result is not None:
         click.echo(_summary(result))
     if error is not None and several:
-        click.echo(f"{click.style(name, bold=True)}  {click.style('failed', fg='red')}: {_reason(error)}\n")
-
-
-def _reason(error: BaseException) -> str:
-    from cli.main import as_lls_error
-
-    known = as_lls_error(error)
-    return known.found.splitlines()[0] if known else f"{type(error).__name__}: {error}"
+        click.echo(f"{click.style(name, bold=True)}  {click.style('failed', fg='red')}: {reason(error)}\n")
 
 
 _COLOURS = {"found": "green", "truncated": "yellow", "empty": "red"}
@@ -196,7 +191,7 @@ def _summary(result: "Result") -> str:
 
 
 def _record(name: str, outcome: Outcome) -> dict[str, Any]:
-    from cli.main import as_lls_error
+    from cli.main import error_record
 
     result, error = outcome
     record: dict[str, Any] = {"name": name}
@@ -204,19 +199,13 @@ def _record(name: str, outcome: Outcome) -> dict[str, Any]:
         kept = {key: result.report[key] for key in ("bones", "sides", "warnings", "checks")}
         record |= {"folder": str(result.folder), "files": result.files} | kept
     if error is not None:
-        known = as_lls_error(error)
-        record["error"] = {
-            "type": type(known or error).__name__,
-            "exit_code": known.exit_code if known else 1,
-            "found": known.found if known else str(error),
-            "expected": known.expected if known else "",
-            "fix": known.fix if known else "",
-        }
+        record["error"] = error_record(error)
     return record
 
 
 def _conclude(outcomes: Sequence[tuple[Path, Outcome]]) -> None:
     """Raise the error of a single scan, or say which of several failed and why."""
+    from cli.main import reason
     from seg_core.errors import BatchError
 
     failed = [(path, error) for path, (_, error) in outcomes if error is not None]
@@ -224,7 +213,7 @@ def _conclude(outcomes: Sequence[tuple[Path, Outcome]]) -> None:
         return
     if len(outcomes) == 1:
         raise failed[0][1]
-    lines = "".join(f"\n  {path}: {_reason(error)}" for path, error in failed)
+    lines = "".join(f"\n  {path}: {reason(error)}" for path, error in failed)
     raise BatchError(
         f"{len(failed)} of {len(outcomes)} scans failed{lines}", fix="run these alone to see all about each"
     ) from failed[0][1]

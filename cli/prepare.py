@@ -1,0 +1,204 @@
+"""`lls prepare`: scans with labels to a dataset that networks are trained on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.console import Progress, debug_option, json_option, print_json, table, warn
+
+if TYPE_CHECKING:
+    from trainers.prepare import Outcome, PrepareConfig, Prepared
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("subjects", nargs=-1, required=True, type=_PATH, metavar="SUBJECT...")
+@click.option("-o", "--output", required=True, type=_PATH, help="Folder of the dataset; added to if there.")
+@click.option("--size", type=int, help="Rows and columns of every slice: 512, 400 or 256 (the default).")
+@click.option("--pixel-mm", type=float, help="Millimetres a pixel of every slice, instead of --size.")
+@click.option(
+    "--normalisation",
+    type=click.Choice(["percentile", "minmax", "divide"]),
+    default="percentile",
+    show_default=True,
+    help="What becomes 0 and 1: percentiles 1 and 99.5 of the scan, its extremes, or 0 and 255.",
+)
+@click.option(
+    "--classes",
+    help="What to learn: names with commas (tibia,femur), or a .csv or .json of values and names. By default "
+    "all structures that the subjects have.",
+)
+@click.option(
+    "--labelled-side",
+    "side",
+    type=click.Choice(["auto", "right", "left", "both"]),
+    default="auto",
+    show_default=True,
+    help="The side that was labelled; what lies beyond the body's midline is then taught as nothing, not as "
+    "background. auto: the side that all names have, else both.",
+)
+@click.option(
+    "--other-side",
+    type=click.Choice(["ignore", "crop"]),
+    default="ignore",
+    show_default=True,
+    help="Keep the side that nobody labelled in view, or cut it away (with --pixel-mm).",
+)
+@click.option(
+    "--overlap",
+    type=click.Choice(["background", "priority"]),
+    default="background",
+    show_default=True,
+    help="What voxels become that two structures claim: background, or the first of them.",
+)
+@click.option(
+    "--mesh-space",
+    type=click.Choice(["lps", "ras"]),
+    default="lps",
+    show_default=True,
+    help="Coordinates of PLY files that do not say it.",
+)
+@click.option(
+    "--hip-slice", type=int, help="Slice where the hip begins; by default the first labelled one of each."
+)
+@click.option(
+    "--tolerance",
+    type=click.IntRange(-1),
+    default=50,
+    show_default=True,
+    help="Slices kept beyond it, towards the head; -1 keeps all.",
+)
+@click.option("--jobs", type=click.IntRange(1), help="Subjects at a time; two by default.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@json_option
+@debug_option
+def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any) -> None:
+    """Make a dataset of scans with their labels.
+
+    SUBJECT is a folder with scan/ (or dicom/, or scan.nii.gz) beside meshes/ (right_tibia.ply ...), masks/
+    (right_tibia.nii.gz ...) or labels.nii.gz with labels.json, as `lls phantom` writes them; or a table
+    (.csv, .json) with the columns subject, scan, and labels or one a structure. Folders give the subjects their
+    names: choose names that identify nobody. Call it again to add subjects, or after it was interrupted:
+    what has not changed is left alone. One bad subject does not stop the others.
+    """
+    from trainers.prepare import prepare as run
+    from trainers.subjects import read_subjects
+
+    config = _config(flags)
+    found = read_subjects(subjects)
+    with Progress("prepare", -1 if flags["quiet"] else 0) as progress:
+        prepared = run(found, output, config, flags["jobs"] or min(2, len(found)), progress)
+    for outcome in prepared.outcomes:
+        _warn(outcome)
+    if as_json:
+        print_json(_record(prepared))
+    elif prepared.slices:
+        click.echo(_summary(prepared))
+    _conclude(prepared)
+
+
+def _config(flags: dict[str, Any]) -> "PrepareConfig":
+    from seg_core.errors import UsageError
+    from seg_core.model_spec import Grid, Normalisation
+    from trainers.masks import MaskOptions
+    from trainers.prepare import PrepareConfig
+    from trainers.subjects import read_classes
+
+    size, pixel_mm = flags["size"], flags["pixel_mm"]
+    if size is not None and pixel_mm is not None:
+        raise UsageError("both --size and --pixel-mm", "one of them")
+    if pixel_mm is not None:
+        grid = Grid("spacing", spacing_mm=(pixel_mm, pixel_mm))
+    else:
+        size = size or 256
+        grid = Grid("size", (size, size), multiple=16 if size % 32 else 32)
+    ranges = {"percentile": (1.0, 99.5), "minmax": (0.0, 255.0), "divide": (0.0, 255.0)}
+    kind = flags["normalisation"]
+    return PrepareConfig(
+        grid,
+        Normalisation(kind, *ranges[kind]),
+        MaskOptions(flags["overlap"], flags["mesh_space"], flags["side"]),
+        flags["other_side"],
+        flags["hip_slice"],
+        flags["tolerance"],
+        None if flags["classes"] is None else read_classes(flags["classes"]),
+    )
+
+
+def _warn(outcome: "Outcome") -> None:
+    if outcome.subject is not None and outcome.error is None:
+        for text in outcome.subject.odd:
+            warn(f"{outcome.name}: {text}")
+
+
+def _summary(prepared: "Prepared") -> str:
+    """Return the table of what was done."""
+    dataset = prepared.dataset
+    rows = [
+        (
+            outcome.name,
+            click.style(outcome.status, fg="red" if outcome.error else "green"),
+            *_numbers(outcome),
+        )
+        for outcome in prepared.outcomes
+    ]
+    overlap = [
+        f"  {o.name}: {n} voxels of {pair}"
+        for o in prepared.outcomes
+        if o.subject
+        for pair, n in o.subject.overlaps.items()
+    ]
+    told = ["  claimed by two structures:", *(f"  {line}" for line in overlap)] if overlap else []
+    return "\n".join(
+        [
+            table(("subject", "", "scan", "labels", "side", "odd"), rows, left=2),
+            *told,
+            f"  {dataset.folder}: {len(dataset.subjects)} subjects, {prepared.slices} slices of"
+            f" {', '.join(dataset.classes)}; look at */quality.png, then: lls train {dataset.folder} ...",
+        ]
+    )
+
+
+def _numbers(outcome: "Outcome") -> tuple[str, str, str, str]:
+    subject = outcome.subject
+    if subject is None:
+        return "-", "-", "-", "-"
+    shape = " x ".join(map(str, subject.shape))
+    return shape, str(len(subject.labels)), subject.side, str(len(subject.odd)) if subject.odd else "-"
+
+
+def _record(prepared: "Prepared") -> dict[str, Any]:
+    from cli.main import error_record
+
+    subjects = []
+    for outcome in prepared.outcomes:
+        record: dict[str, Any] = {"name": outcome.name, "status": outcome.status}
+        if outcome.subject is not None:
+            kept = ("shape", "labels", "side", "overlaps", "ignored", "odd")
+            record |= {key: getattr(outcome.subject, key) for key in kept}
+        if outcome.error is not None:
+            record["error"] = error_record(outcome.error)
+        subjects.append(record)
+    dataset = prepared.dataset
+    facts = {"folder": str(dataset.folder), "classes": dataset.classes, "slices": prepared.slices}
+    return facts | {"subjects": subjects}
+
+
+def _conclude(prepared: "Prepared") -> None:
+    """Raise the error of a single subject, or say which of several failed and why."""
+    from cli.main import reason
+    from seg_core.errors import BatchError
+
+    failed = [(o.name, o.error) for o in prepared.outcomes if o.error is not None]
+    if not failed:
+        return
+    if len(prepared.outcomes) == 1:
+        raise failed[0][1]
+    lines = "".join(f"\n  {name}: {reason(error)}" for name, error in failed)
+    raise BatchError(
+        f"{len(failed)} of {len(prepared.outcomes)} subjects failed{lines}",
+        fix="run these alone to see all about each; the others are in the dataset",
+    ) from failed[0][1]

@@ -1,0 +1,384 @@
+"""Subjects -> a dataset: in parallel, resumable, one bad subject stopping no other."""
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from seg_core.errors import LlsError, OutputError, UsageError
+from seg_core.geometry import LabelMap, Volume
+from seg_core.model_spec import Grid, ModelSpec, Normalisation
+from seg_core.nifti import read_labels, write_label_table, write_labels, write_volume
+from seg_core.output import output_error
+from seg_core.prepare import plan_slices
+from seg_core.scan import Scan, read_scan
+from seg_core.statistics import split_name
+from trainers.config import IGNORED
+from trainers.dataset import FILES, INDEX, Dataset, DatasetSubject, is_dataset, open_dataset, write_index
+from trainers.masks import Labelled, MaskOptions, keep_region, label_subject
+from trainers.midline import find_midline, ignore_beyond, labelled_half
+from trainers.quality import examine, write_page
+from trainers.slices import Progress, write_slices
+from trainers.subjects import Classes, SubjectInput, choose_classes
+
+VERSION = 1
+"""Of this preparation: another one makes every subject anew."""
+_FACTS = ("modality", "image_type", "plane", "echo", "type", "n_series", "ignored_files")
+_STEPS = 5  # a subject's: hashed, read, labelled, examined, written
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How to prepare.
+
+    Parameters
+    ----------
+    grid : Grid
+        The network's pixels.
+    normalisation : Normalisation
+        Intensity to [0, 1].
+    masks : MaskOptions
+        How labels are put together.
+    other_side : {"ignore", "crop"}
+        What becomes of the side that nobody labelled; cropping needs a grid in millimetres.
+    hip_slice : int, optional
+        Stored slice where the hip begins; by default the first labelled one of each subject.
+    tolerance : int
+        Slices kept beyond it, towards the head; -1 keeps all.
+    classes : mapping of int to str, optional
+        As `trainers.subjects.read_classes` gives it; by default all structures that there are.
+    """
+
+    grid: Grid = field(default_factory=Grid)
+    normalisation: Normalisation = field(default_factory=lambda: Normalisation("percentile", 1.0, 99.5))
+    masks: MaskOptions = field(default_factory=MaskOptions)
+    other_side: Literal["ignore", "crop"] = "ignore"
+    hip_slice: int | None = None
+    tolerance: int = 50
+    classes: Mapping[int, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.other_side == "crop" and self.grid.kind == "size":
+            raise UsageError(
+                "cropping with slices of a fixed size",
+                "a grid in millimetres: a cropped slice would be stretched as no scan is later",
+                "give --pixel-mm instead of --size, or ignore the other side",
+            )
+        if self.tolerance < -1:
+            raise UsageError(f"a tolerance of {self.tolerance} slices", "0 or more")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a subject.
+
+    Parameters
+    ----------
+    name : str
+    status : {"made", "kept", "failed"}
+        ``kept``: nothing had changed.
+    subject : DatasetSubject or None
+        Its record.
+    error : Exception or None
+        Why it failed.
+    """
+
+    name: str
+    status: Literal["made", "kept", "failed"]
+    subject: DatasetSubject | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came out.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With all good subjects, earlier ones too.
+    outcomes : tuple of Outcome
+        Of the subjects that were given, in their order.
+    slices : int
+        In the cache; 0 where no subject is good.
+    """
+
+    dataset: Dataset
+    outcomes: tuple[Outcome, ...]
+    slices: int
+
+
+def prepare(
+    inputs: Mapping[str, SubjectInput | LlsError],
+    folder: Path,
+    config: PrepareConfig,
+    jobs: int = 1,
+    progress: Progress = lambda step, done, total: None,
+) -> Prepared:
+    """Prepare subjects, adding to a dataset that is there; what has not changed is left alone.
+
+    Parameters
+    ----------
+    inputs : mapping
+        As `trainers.subjects.read_subjects` gives it.
+    folder : Path
+        Of the dataset; made where it is missing.
+    config : PrepareConfig
+        How.
+    jobs : int
+        Subjects at a time; each needs about five times the memory of its scan.
+    progress : callable
+        ``progress(step, done, total)``.
+
+    Raises
+    ------
+    UsageError
+        If the classes make no sense, or are others than those of earlier subjects that are not given again.
+    OutputError
+        If the folder holds something else, or cannot be written.
+    """
+    old = _earlier(folder)
+    bad = {n: Outcome(n, "failed", error=e) for n, e in inputs.items() if isinstance(e, LlsError)}
+    good = {name: found for name, found in inputs.items() if isinstance(found, SubjectInput)}
+    if not good:
+        return Prepared(old, tuple(bad.values()), 0)
+    classes = _classes(good, old, config)
+    # With other classes nothing earlier stays, and an interruption shall not leave both.
+    records = {s.name: s for s in old.subjects} if classes.names == old.classes else {}
+    order = list(dict.fromkeys([*records, *inputs]))
+    dataset = Dataset(
+        folder, classes.names, classes.sided, config.grid, config.normalisation, config.tolerance
+    )
+    job = _Job(folder, config, classes, _Steps(progress, _STEPS * len(good)))
+    outcomes: dict[str, Outcome] = {}
+    with _kept_if_filled(folder):
+        write_index(replace(dataset, subjects=tuple(records.values())))
+        for outcome in _run(job, good, dict(records), jobs):
+            outcomes[outcome.name] = outcome
+            if outcome.subject is not None:
+                records[outcome.name] = outcome.subject
+                dataset = replace(dataset, subjects=tuple(records[n] for n in order if n in records))
+                write_index(dataset)
+    slices = write_slices(dataset, progress).slices if dataset.subjects else 0
+    return Prepared(dataset, tuple((outcomes | bad)[name] for name in inputs), slices)
+
+
+@contextmanager
+def _kept_if_filled(folder: Path) -> Iterator[None]:
+    """Make the folder; an index without subjects does not stay."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(error, folder) from error
+    try:
+        yield
+    finally:
+        if is_dataset(folder) and not open_dataset(folder).subjects:
+            (folder / INDEX).unlink()
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _earlier(folder: Path) -> Dataset:
+    """Return the dataset that is there, or one without subjects."""
+    if is_dataset(folder):
+        return open_dataset(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} holds something else", "a dataset, or a new folder", "choose another")
+    return Dataset(folder, (), False, Grid(), Normalisation())
+
+
+def _classes(good: Mapping[str, SubjectInput], old: Dataset, config: PrepareConfig) -> Classes:
+    """Decide the classes; earlier subjects that are not given again keep theirs."""
+    classes = choose_classes(list(good.values()), config.classes)
+    left = [subject.name for subject in old.subjects if subject.name not in good]
+    if left and config.classes is None and set(classes.names) <= set(old.classes):
+        return Classes(old.classes, old.sided)
+    if left and classes.names != old.classes:
+        raise UsageError(
+            f"classes {', '.join(classes.names)}",
+            f"those of the subjects that {old.folder} has already: {', '.join(old.classes)}",
+            f"give {', '.join(left)} again too, or name a new folder",
+        )
+    return classes
+
+
+def _run(
+    job: "_Job", good: Mapping[str, SubjectInput], old: Mapping[str, DatasetSubject], jobs: int
+) -> Iterator[Outcome]:
+    """Give the outcomes as they come; on an interruption what has not begun is left."""
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        running = {pool.submit(job.run, subject, old.get(name)): name for name, subject in good.items()}
+        try:
+            for done in as_completed(running):
+                name, error = running[done], done.exception()
+                if error is None:
+                    yield done.result()
+                elif isinstance(error, Exception):
+                    yield Outcome(name, "failed", old.get(name), error)
+                else:
+                    raise error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Steps:
+    """Counts the steps of all subjects together."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done, self._lock = progress, total, 0, threading.Lock()
+
+    def __call__(self, steps: int = 1) -> None:
+        with self._lock:
+            self._done += steps
+            self._progress("subjects", self._done, self._total)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all subjects."""
+
+    folder: Path
+    config: PrepareConfig
+    classes: Classes
+    step: _Steps
+
+    def run(self, subject: SubjectInput, old: DatasetSubject | None) -> Outcome:
+        """Prepare a subject, unless nothing has changed since."""
+        key = self.key(subject)
+        self.step()
+        hip = self.config.hip_slice if subject.hip_slice is None else subject.hip_slice
+        if old is not None and old.key == key and self._is_whole(old):
+            self.step(_STEPS - 1)
+            return Outcome(subject.name, "kept", replace(old, hip_slice=hip))
+        return Outcome(subject.name, "made", replace(self.make(subject, key), hip_slice=hip))
+
+    def key(self, subject: SubjectInput) -> str:
+        """Return a hash of all that goes into scan and mask; where the files are does not count."""
+        facts = {
+            "version": VERSION,
+            "files": [(role, hash_of(path)) for role, path in subject.files],
+            "series": subject.series,
+            "side": subject.side,
+            "classes": asdict(self.classes),
+            "masks": asdict(self.config.masks),
+            "other_side": self.config.other_side,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _is_whole(self, old: DatasetSubject) -> bool:
+        return all((self.folder / old.name / file).is_file() for file in FILES)
+
+    def make(self, subject: SubjectInput, key: str) -> DatasetSubject:
+        """Read, label, examine and write a subject."""
+        scan = read_scan(subject.scan, subject.series)
+        self.step()
+        plan_slices(scan.volume.geometry, ModelSpec("dataset", self.classes.names, grid=self.config.grid))
+        labelled = label_subject(subject, scan.volume.geometry, self.classes, self.config.masks)
+        notes = [*scan.warnings, *labelled.notes]
+        if subject.region is not None:
+            keep_region(labelled.labels.array, read_labels(subject.region, {}), scan.volume.geometry)
+        volume, labels, words = self._one_side(scan.volume, labelled, notes)
+        self.step()
+        quality = examine(volume, labels, self._missing(labels))
+        quality = replace(quality, notes=(*notes, *quality.notes))
+        words += [f"{pair}: {n} voxels in both ({self._overlap()})" for pair, n in labelled.overlaps.items()]
+        self.step()
+        with _published(self.folder / subject.name) as made:
+            write_volume(made / "scan.nii.gz", volume)
+            write_labels(made / "mask.nii.gz", labels)
+            write_label_table(made / "mask.json", labels.labels)
+            page = [subject.name, "labels before training", *words]
+            write_page(made / "quality.png", volume, labels, quality, page)
+            numbers = quality.as_json() | {
+                "overlaps": labelled.overlaps,
+                "side": labelled.side,
+                "words": words,
+            }
+            (made / "quality.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+            sha256 = {file: hash_of(made / file) for file in FILES}
+        self.step()
+        return DatasetSubject(
+            name=subject.name,
+            key=key,
+            shape=volume.geometry.shape,
+            affine=tuple(map(tuple, volume.geometry.affine.tolist())),
+            scan=_facts(scan),
+            labels=labels.labels,
+            side=labelled.side,
+            overlaps=labelled.overlaps,
+            ignored=int(np.count_nonzero(labels.array == IGNORED)),
+            odd=quality.notes,
+            hip_slice=None,
+            sha256=sha256,
+        )
+
+    def _one_side(
+        self, volume: Volume, labelled: Labelled, notes: list[str]
+    ) -> tuple[Volume, LabelMap, list[str]]:
+        """Ignore the side that nobody labelled; or say that one side alone seems to be labelled."""
+        labels, side = labelled.labels, labelled.side
+        if side == "both":
+            for one in ("right", "left"):
+                if find_midline(volume, labels, one).kind == "midline":
+                    notes.append(
+                        f"only the {one} leg seems to be labelled, and the other one is taught as "
+                        f"background: --labelled-side {one} ignores it"
+                    )
+            return volume, labels, []
+        midline = find_midline(volume, labels, side)
+        if midline.kind == "doubtful":
+            notes.append(f"the {side} side is doubtful: {midline.detail}")
+        ignore_beyond(labels, volume, midline, side)
+        if self.config.other_side == "crop":
+            volume, labels = labelled_half(volume, labels, midline, side)
+        return volume, labels, [f"labelled on the {side}: {midline.detail}"]
+
+    def _missing(self, labels: LabelMap) -> list[str]:
+        present = {split_name(name)[0] for name in labels.labels.values()}
+        return [name for name in self.classes.names if name not in present]
+
+    def _overlap(self) -> str:
+        return "made background" if self.config.masks.overlap == "background" else "given to the first"
+
+
+def _facts(scan: Scan) -> dict[str, Any]:
+    """Return how a scan was read, without words that somebody typed at the scanner."""
+    return {"kind": scan.kind} | {key: scan.series[key] for key in _FACTS if key in scan.series}
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files below a folder with their places in it."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listed = [(file.relative_to(path).as_posix(), hash_of(file)) for file in files]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _published(folder: Path) -> Iterator[Path]:
+    """Give an empty folder that takes the place of another when the block ends without an error."""
+    made, aside = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    try:
+        for left in (made, aside):  # by an interrupted run
+            shutil.rmtree(left, ignore_errors=True)
+        made.mkdir()
+        yield made
+        if folder.exists():
+            folder.rename(aside)
+        made.rename(folder)
+    except OSError as error:
+        raise output_error(error, folder) from error
+    finally:
+        for left in (made, aside):
+            shutil.rmtree(left, ignore_errors=True)
