@@ -1,7 +1,8 @@
 """Random changes of slices and labels, the same for the same seed whatever the batch or the threads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, radians, sin
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,12 @@ class Augmentation:
         Probability, and greatest standard deviation of Rician noise (two Gaussian parts).
     blur, blur_sigma : float
         Probability, and greatest standard deviation of a Gaussian, in pixels.
+    unit : {"slice", "volume"}
+        What shares a draw: each slice has its own, or all slices of a subject have one (noise differs, and
+        contrast turns around each slice's mean).
+    factor : int
+        0: slices are changed anew in every epoch. n: the data n-fold, once as they are and n - 1 times
+        changed, the same in every epoch.
     """
 
     flip: float = 0.5
@@ -60,13 +67,30 @@ class Augmentation:
     noise_sigma: float = 0.05
     blur: float = 0.2
     blur_sigma: float = 1.0
+    unit: Literal["slice", "volume"] = "slice"
+    factor: int = 0
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("slice", "volume") or self.factor < 0:
+            raise UsageError(
+                f"augmentation of each {self.unit!r}, factor {self.factor}", "slice or volume, 0 or more"
+            )
 
 
-NONE = Augmentation(*([0.0] * 19))
+NONE = Augmentation(
+    flip=0, rotation=0, scale=0, shift=0, contrast=0, brightness=0, gamma=0, bias=0, noise=0, blur=0
+)
+REPORT = replace(NONE, flip=0.5, rotation=1.0, rotation_degrees=15.0, unit="volume", factor=2)
+AUGMENTATIONS = {"full": Augmentation(), "report": REPORT, "none": NONE}
+"""By name: all that there is; the report's 4.4.3.2; nothing."""
 
 
 def augment(
-    images: Images, labels: Labels, seeds: npt.NDArray[np.int64], options: Augmentation
+    images: Images,
+    labels: Labels,
+    seeds: npt.NDArray[np.int64],
+    options: Augmentation,
+    grain: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Images, Labels]:
     """Change each slice by the draw that its seed gives.
 
@@ -80,6 +104,8 @@ def augment(
         Numbers that name each slice's draw.
     options : Augmentation
         What may happen.
+    grain : ndarray of int64, (n, any), optional
+        Numbers that name each slice's noise, where slices share a draw; of the draw itself by default.
 
     Returns
     -------
@@ -108,7 +134,7 @@ def augment(
             new_images[i], new_labels[i] = images[i], labels[i]
         else:
             _warp(images[i], labels[i], matrix, new_images[i], new_labels[i])
-        _intensity(new_images[i], rng, options)
+        _intensity(new_images[i], rng, options, rng if grain is None else np.random.default_rng(grain[i]))
     return new_images, new_labels
 
 
@@ -156,7 +182,7 @@ def _warp(image, labels, matrix, new_image, new_labels):  # type: ignore[no-unty
                 new_image[k, r, c] = total
 
 
-def _intensity(image: Images, rng: np.random.Generator, o: Augmentation) -> None:
+def _intensity(image: Images, rng: np.random.Generator, o: Augmentation, grain: np.random.Generator) -> None:
     """Change the intensities of our own copy (channels, rows, columns) in place."""
     sigma = abs(_draw(rng, o.blur, o.blur_sigma))
     if sigma > 0.2:
@@ -168,7 +194,7 @@ def _intensity(image: Images, rng: np.random.Generator, o: Augmentation) -> None
     _shade(image, np.array([gamma, contrast, brightness, image.mean()]), lattice)
     noise = abs(_draw(rng, o.noise, o.noise_sigma))
     if noise > 0:
-        parts = rng.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(noise)
+        parts = grain.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(noise)
         np.hypot(image + parts[0], parts[1], out=image)
     np.clip(image, 0, 1, out=image)
 

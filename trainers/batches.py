@@ -34,6 +34,8 @@ class Draw:
         Samples a batch; a last smaller one is left out.
     window : int
         Rows and columns of a random window around tissue that each sample is cut to; 0 keeps all.
+    copies : int
+        How often each slice is in the pool that is drawn from.
     """
 
     seed: int
@@ -42,10 +44,13 @@ class Draw:
     samples: int
     batch: int
     window: int = 0
+    copies: int = 1
 
 
 def epoch_order(draw: Draw) -> npt.NDArray[np.int64]:
-    """Return the epoch's slices (samples,): each as often as every other, to within one.
+    """Return the epoch's places in the pool (samples,): each as often as every other, to within one.
+
+    The place of slice s in copy c is ``c * slices + s``.
 
     Raises
     ------
@@ -58,8 +63,14 @@ def epoch_order(draw: Draw) -> npt.NDArray[np.int64]:
             f"some slices, {draw.batch} samples or more",
         )
     rng = np.random.default_rng((draw.seed, draw.epoch))
-    rounds = [rng.permutation(draw.slices) for _ in range(-(-draw.samples // draw.slices))]
+    pool = draw.slices * draw.copies
+    rounds = [rng.permutation(pool) for _ in range(-(-draw.samples // pool))]
     return np.concatenate(rounds)[: draw.samples]
+
+
+def drawn_slices(draw: Draw, batch: int) -> npt.NDArray[np.int64]:
+    """Return the slices (batch,) of one of the epoch's batches."""
+    return epoch_order(draw)[batch * draw.batch : (batch + 1) * draw.batch] % draw.slices
 
 
 def training_batches(
@@ -76,12 +87,19 @@ def training_batches(
 
     def make(number: int) -> Batch:
         span = slice(number * draw.batch, (number + 1) * draw.batch)
-        images, labels = cache.batch(order[span], channels)
-        positions = np.arange(span.start, span.stop)
-        seeds = np.column_stack(
-            [np.full_like(positions, draw.seed), np.full_like(positions, draw.epoch), positions]
-        )
-        images, labels = augment(images, labels, seeds, options)
+        copies, slices = np.divmod(order[span], draw.slices)
+        images, labels = cache.batch(slices, channels)
+        seeds = _columns(draw.seed, draw.epoch, np.arange(span.start, span.stop))
+        if options.unit == "slice" and not options.factor:
+            images, labels = augment(images, labels, seeds, options)
+        else:
+            units = cache.first[slices] if options.unit == "volume" else slices
+            drawn = _columns(draw.seed, copies if options.factor else draw.epoch, units, 2)
+            changed = (copies > 0) | (options.factor == 0)
+            grain = _columns(drawn, slices)[changed]
+            images[changed], labels[changed] = augment(
+                images[changed], labels[changed], drawn[changed], options, grain
+            )
         return _cut(images, labels, seeds, draw.window) if draw.window else (images, labels)
 
     # Two ahead are enough: a batch takes tens of milliseconds, a training step more.
@@ -93,6 +111,12 @@ def training_batches(
                 yield pending.popleft().result()  # type: ignore[attr-defined]
         while pending:
             yield pending.popleft().result()  # type: ignore[attr-defined]
+
+
+def _columns(*parts: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return numbers and columns side by side, a row a sample."""
+    length = max(np.shape(part)[0] for part in parts if np.ndim(part))
+    return np.column_stack([part if np.ndim(part) else np.full(length, part) for part in parts])
 
 
 def _cut(

@@ -1,9 +1,10 @@
 """The training itself, the same for every framework: epochs, validation, log, checkpoints, resuming."""
 
-import csv
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import LlsError, UsageError
-from trainers.batches import Draw, fixed_subset, training_batches
+from seg_core.output import output_error
+from trainers.batches import Draw, drawn_slices, fixed_subset, training_batches
 from trainers.cache import CacheIndex, SliceCache
 from trainers.config import IGNORED, TrainConfig
+from trainers.log import RunLog
 
 LOG = logging.getLogger(__name__)
 
@@ -67,6 +70,60 @@ MakeEngine = Callable[[TrainConfig, tuple[str, ...]], Engine]
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where slices come from.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a slice cache; opened again at every epoch, so that it may grow.
+    subjects : tuple of str, optional
+        The only ones whose slices are taken; all by default.
+    """
+
+    folder: Path
+    subjects: tuple[str, ...] | None = None
+
+    def open(self) -> SliceCache:
+        """Return the slices that are there now."""
+        return SliceCache(self.folder, self.subjects)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """How far a training is, after each batch.
+
+    Parameters
+    ----------
+    epoch, epochs : int
+        Counted from 1, and how many at most.
+    batch, batches : int
+        Done in this epoch, of how many.
+    loss : float
+        Mean of the epoch's batches so far.
+    seconds_left : float
+        Until the last epoch ends, validation included, at the speed so far; early stopping may end it sooner.
+    """
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    loss: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.seconds_left), 60)
+        left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left at most"
+        place = f"epoch {self.epoch}/{self.epochs}  batch {self.batch}/{self.batches}"
+        return f"{place}  loss {self.loss:.4f}  {left}"
+
+
+Watch = Callable[[Tick], None]
+"""Told after each batch how far a training is."""
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What came out.
 
@@ -106,7 +163,12 @@ class Progress:
 
 
 def train(
-    make_engine: MakeEngine, config: TrainConfig, data: tuple[Path, Path], run_dir: Path, resume: bool = True
+    make_engine: MakeEngine,
+    config: TrainConfig,
+    data: tuple[Path | Source, Path | Source],
+    run_dir: Path,
+    resume: bool = True,
+    watch: Watch | None = None,
 ) -> TrainResult:
     """Train, keeping the network with the best validation DSC.
 
@@ -116,14 +178,17 @@ def train(
         The framework's.
     config : TrainConfig
         How.
-    data : tuple of Path
-        Caches of slices for training and for validation, with the same classes. The first may grow meanwhile:
-        each epoch draws from what is there when it begins. Of the second, what is there at the very start is
-        used throughout.
+    data : tuple of Source or Path
+        Slices for training and for validation, with the same classes; a path stands for all subjects of the
+        cache there. The first may grow meanwhile: each epoch draws from what is there when it begins. Of the
+        second, what is there at the very start is used throughout.
     run_dir : Path
-        ``last``, ``best`` and ``log.csv`` are written there.
+        Gets ``last.ckpt``, ``best.ckpt``, ``run.json`` (what is trained on what), ``log.csv``; ``curves.png``
+        and ``tensorboard/`` where matplotlib and tensorboard are installed.
     resume : bool
-        Go on where ``last`` ended, to the batch; else an existing run is refused.
+        Go on where ``last.ckpt`` ended, to the batch; else an existing run is refused.
+    watch : callable, optional
+        Told after each batch how far it is.
 
     Raises
     ------
@@ -131,28 +196,42 @@ def train(
         If the caches are empty or do not fit, or the run exists and shall not be resumed.
     DivergedError
         If the loss becomes NaN or infinite; ``best`` stays.
+    OutputError
+        If the run cannot be written, e.g. on a full disk; earlier checkpoints stay.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    training = Training(make_engine, config, data, run_dir)
+    first, second = (Source(part) if isinstance(part, Path) else part for part in data)
+    with _writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+    training = Training(make_engine, config, (first, second), run_dir)
     if (run_dir / LAST).exists():
         if not resume:
             raise UsageError(f"{run_dir} holds a training", fix="name a new folder, or resume")
         training.restore()
-    return training.run()
+    with _writing(run_dir):
+        training.describe()
+        return training.run(watch)
 
 
-BEST, LAST = "best.ckpt", "last.ckpt"
+@contextmanager
+def _writing(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise output_error(error, run_dir) from error
+
+
+BEST, LAST, RUN = "best.ckpt", "last.ckpt", "run.json"
 
 
 class Training:
     """A training on its way."""
 
     def __init__(
-        self, make_engine: MakeEngine, config: TrainConfig, data: tuple[Path, Path], run_dir: Path
+        self, make_engine: MakeEngine, config: TrainConfig, data: tuple[Source, Source], run_dir: Path
     ) -> None:
         self.config, self.train_data, self.run_dir = config, data[0], run_dir
-        self.validation = SliceCache(data[1])
-        self.index = _fitting(SliceCache(data[0]).index, self.validation.index)
+        self.validation = data[1].open()
+        self.index = _fitting(data[0].open().index, self.validation.index)
         self.engine = make_engine(config, self.index.classes)
         self.progress = Progress(validation_slices=len(self.validation))
 
@@ -169,45 +248,70 @@ class Training:
         self.progress = Progress(**facts["progress"])
         LOG.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
+    def describe(self) -> None:
+        """Write what can be known of the run without its framework."""
+        data = [str(source.folder.resolve()) for source in (self.train_data, self.validation)]
+        subjects = [[s.name for s in index.subjects] for index in (self.index, self.validation.index)]
+        text = json.dumps({"data": data, "subjects": subjects} | self._facts(), indent=1)
+        temporary = self.run_dir / f"{RUN}.part"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.run_dir / RUN)
+
     def save(self, name: str) -> None:
         """Write a checkpoint; only the last one can be resumed."""
-        facts = {
+        facts = self._facts() | {"progress": asdict(self.progress)}
+        self.engine.save(self.run_dir / name, facts, resumable=name == LAST)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
             "config": asdict(self.config),
             "classes": list(self.index.classes),
             "shape": list(self.index.shape),
             "meta": self.index.meta,
-            "progress": asdict(self.progress),
         }
-        self.engine.save(self.run_dir / name, facts, resumable=name == LAST)
 
-    def run(self) -> TrainResult:
+    def run(self, watch: Watch | None = None) -> TrainResult:
         """Train until the epochs or the patience end."""
         p = self.progress
-        while p.epoch < self.config.epochs and p.epoch - p.least_loss_epoch < self.config.patience:
-            self._epoch()
-            p.epoch += 1
-            loss, dsc = self.validate()
-            if loss < p.least_loss:
-                p.least_loss, p.least_loss_epoch = loss, p.epoch
-            if float(np.mean(dsc)) > p.best_dsc:
-                p.best_dsc, p.best_epoch = float(np.mean(dsc)), p.epoch
-                self.save(BEST)
-            self._log(loss, dsc)
-            p.batch, p.loss_sum, p.seconds, p.slices = 0, 0.0, 0.0, 0
-            self.save(LAST)
+        log, clock = RunLog(self.run_dir, p.epoch), _Clock(self.config, p)
+        try:
+            while p.epoch < self.config.epochs and p.epoch - p.least_loss_epoch < self.config.patience:
+                for tick in self._epoch(clock):
+                    if watch is not None:
+                        watch(tick)
+                p.epoch += 1
+                loss, dsc = self.validate()
+                if loss < p.least_loss:
+                    p.least_loss, p.least_loss_epoch = loss, p.epoch
+                if float(np.mean(dsc)) > p.best_dsc:
+                    p.best_dsc, p.best_epoch = float(np.mean(dsc)), p.epoch
+                    self.save(BEST)
+                row = self._row(loss, dsc)
+                log.add(row)
+                LOG.info(" ".join(f"{k}={v}" for k, v in row.items()))
+                p.batch, p.loss_sum, p.seconds, p.slices = 0, 0.0, 0.0, 0
+                self.save(LAST)
+        finally:
+            log.close()
         return TrainResult(self.run_dir / BEST, p.best_epoch, p.best_dsc, p.epoch)
 
-    def _epoch(self) -> None:
+    def _epoch(self, clock: "_Clock") -> Iterator[Tick]:
         """Train from where the epoch stands to its end."""
         p, config = self.progress, self.config
-        cache = SliceCache(self.train_data)
+        cache = self.train_data.open()
         p.slices = p.slices or len(cache)
-        rate = config.learning_rate(p.epoch)
-        draw = Draw(config.seed, p.epoch, p.slices, config.epoch_samples, config.batch, config.window)
+        draw = Draw(
+            config.seed, p.epoch, p.slices, config.epoch_samples, config.batch, config.window,
+            copies=max(config.augmentation.factor, 1),
+        )  # fmt: skip
         batches = training_batches(cache, draw, config.augmentation, config.cache_channels, p.batch)
         saved = started = time.monotonic()
         for images, labels in batches:
-            p.loss_sum += self._step(images, labels, rate)
+            loss = self.engine.step(images, labels, config.learning_rate(p.epoch))
+            if not np.isfinite(loss):
+                chosen = drawn_slices(draw, p.batch)
+                raise _diverged(loss, p, describe_slices(cache.index, chosen), (images, labels))
+            p.loss_sum += loss
             p.batch += 1
             p.samples += config.batch
             now = time.monotonic()
@@ -215,16 +319,7 @@ class Training:
             if now - saved >= 60 * config.save_minutes:
                 self.save(LAST)
                 saved = now
-                LOG.info("epoch %d, batch %d, mean loss %.4f", p.epoch + 1, p.batch, p.loss_sum / p.batch)
-
-    def _step(self, images: Images, labels: Labels, rate: float) -> float:
-        loss = self.engine.step(images, labels, rate)
-        if not np.isfinite(loss):
-            raise DivergedError(
-                f"a loss of {loss} in epoch {self.progress.epoch + 1}",
-                fix="lower the learning rate and resume",
-            )
-        return loss
+            yield clock.tick(p)
 
     def validate(self) -> tuple[float, npt.NDArray[np.float64]]:
         """Return the mean loss and the DSC of each class (classes,), counted over all slices together."""
@@ -243,9 +338,9 @@ class Training:
         total = predicted + true
         return losses / len(subset), np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
 
-    def _log(self, loss: float, dsc: npt.NDArray[np.float64]) -> None:
+    def _row(self, loss: float, dsc: npt.NDArray[np.float64]) -> dict[str, Any]:
         p = self.progress
-        row = {
+        return {
             "epoch": p.epoch,
             "samples": p.samples,
             "slices": p.slices,
@@ -256,8 +351,48 @@ class Training:
             "lr": self.config.learning_rate(p.epoch - 1),
             "seconds": round(p.seconds, 1),
         }
-        _append_row(self.run_dir / "log.csv", row)
-        LOG.info(" ".join(f"{k}={v}" for k, v in row.items()))
+
+
+class _Clock:
+    """How long a training still takes, from the batches that this process has done."""
+
+    def __init__(self, config: TrainConfig, progress: Progress) -> None:
+        self.epochs, self.batches = config.epochs, config.epoch_samples // config.batch
+        self.begun, self.first = time.monotonic(), self._done(progress)
+
+    def _done(self, p: Progress) -> int:
+        return p.epoch * self.batches + p.batch
+
+    def tick(self, p: Progress) -> Tick:
+        """Return how far it is, after at least one batch."""
+        done = self._done(p)
+        pace = (time.monotonic() - self.begun) / (done - self.first)
+        left = pace * (self.epochs * self.batches - done)
+        return Tick(p.epoch + 1, self.epochs, p.batch, self.batches, p.loss_sum / p.batch, left)
+
+
+def describe_slices(index: CacheIndex, slices: npt.NDArray[np.int64]) -> str:
+    """Return ``subject: slice, slice; subject: ...``, slices counted from 0 in each subject."""
+    parts = []
+    for subject in index.subjects:
+        own = np.unique(slices[(slices >= subject.start) & (slices < subject.stop)]) - subject.start
+        if own.size:
+            parts.append(f"{subject.name}: {', '.join(map(str, own))}")
+    return "; ".join(parts)
+
+
+def _diverged(loss: float, p: Progress, slices: str, batch: tuple[Images, Labels]) -> DivergedError:
+    """Say what to look at."""
+    images, labels = batch
+    finite = images[np.isfinite(images)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)
+    return DivergedError(
+        f"a loss of {loss} in epoch {p.epoch + 1}, batch {p.batch + 1}: slices {slices}, intensities from"
+        f" {low:.4g} to {high:.4g}, {images.size - finite.size} of them no number, labels"
+        f" {', '.join(map(str, np.unique(labels)))}",
+        "intensities in 0 to 1",
+        "look at these slices; if they are in order, lower the learning rate and resume",
+    )
 
 
 def _fitting(index: CacheIndex, validation: CacheIndex) -> CacheIndex:
@@ -267,17 +402,3 @@ def _fitting(index: CacheIndex, validation: CacheIndex) -> CacheIndex:
     if not index.slices or not validation.slices:
         raise UsageError(f"{index.slices} training and {validation.slices} validation slices", "some of each")
     return index
-
-
-def _append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add an epoch's row; one of the same epoch, left by a kill before its checkpoint, is replaced."""
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [r for r in csv.DictReader(file) if int(r["epoch"]) < row["epoch"]]
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        writer.writeheader()
-        writer.writerows([*rows, row])
-    temporary.replace(path)
