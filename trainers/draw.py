@@ -1,5 +1,6 @@
 """Bones and soft tissue -> an MR scan and its true labels."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -65,21 +66,50 @@ def draw_scan(anatomy: Anatomy, geometry: Geometry, drawing: Drawing, threads: i
 
     The same arguments give the same array, whatever the number of threads.
     """
+    painter = Painter(drawing.look, geometry.shape[::-1])
+    out = np.empty(geometry.shape[::-1], np.int16)
+
+    def one(k: int, planes: list[Plane]) -> None:
+        signals = [painter.signal(*plane) for plane in planes]
+        out[k] = painter.acquire(np.mean(signals, axis=0, dtype=np.float32), k)
+
+    draw_tissue(anatomy, geometry, drawing, one, threads)
+    return Volume(out.T, geometry)
+
+
+Plane = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+"""``Tissue`` values and numbers of muscles or organs (for their shades), (rows, columns) both."""
+
+
+def draw_tissue(
+    anatomy: Anatomy,
+    geometry: Geometry,
+    drawing: Drawing,
+    take: Callable[[int, list[Plane]], None],
+    threads: int = 2,
+) -> None:
+    """Say of which tissue each slice of an axial scan is made.
+
+    Parameters
+    ----------
+    anatomy, geometry, drawing
+        As for :func:`draw_scan`.
+    take : callable
+        Is given each slice's number and its planes, in any order and from several threads.
+    threads : int
+        How many.
+    """
     fine = _subdivide(geometry, drawing.planes)
     structures, owners = _structures(anatomy, fine)
     tissue = make_soft_tissue(anatomy, drawing.body)
-    painter = Painter(drawing.look, geometry.shape[::-1])
     bones = _Bones(anatomy, drawing, owners)
-    out = np.empty(geometry.shape[::-1], np.int16)
 
     def one(k: int) -> None:
         planes = range(k * drawing.planes, (k + 1) * drawing.planes)
-        signals = [_plane_signal(structures[p], p, fine, bones, tissue, painter) for p in planes]
-        out[k] = painter.acquire(np.mean(signals, axis=0, dtype=np.float32), k)
+        take(k, [_plane(structures[p], p, fine, bones, tissue) for p in planes])
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, range(geometry.shape[2])))
-    return Volume(out.T, geometry)
 
 
 @dataclass(frozen=True)
@@ -156,32 +186,27 @@ class _Bones:
             tissue[mask & near] = Tissue.CARTILAGE
 
 
-def _plane_signal(
-    structures: npt.NDArray[np.uint8],
-    p: int,
-    fine: Geometry,
-    bones: _Bones,
-    tissue: SoftTissue,
-    painter: Painter,
-) -> npt.NDArray[np.float32]:
-    """Noise-free signal of one plane (rows, columns)."""
+def _plane(
+    structures: npt.NDArray[np.uint8], p: int, fine: Geometry, bones: _Bones, tissue: SoftTissue
+) -> Plane:
+    """Return tissue and shade of one plane."""
     columns, rows, _ = fine.shape
     origin, step = fine.affine[:3, 3], np.diag(fine.affine)[:3]
     xs, ys = origin[0] + step[0] * np.arange(columns), origin[1] + step[1] * np.arange(rows)
     z = float(origin[2] + step[2] * p)
-    signal = np.zeros((rows, columns), np.float32)
+    made, shades = np.zeros((2, rows, columns), np.uint8)
     box = _body_box(tissue.box(z), _box(structures), xs, ys)
     xs, ys, structures = xs[box[1]], ys[box[0]], np.ascontiguousarray(structures[box])
     if structures.size == 0:
-        return signal
+        return made, shades
     arms = np.array([False] + [_is_arm(owner.name) for owner in bones.owners])
     outside = _distance_to(structures * ~arms[structures], abs(step[0]))
     arm = _distance_to(structures * arms[structures], abs(step[0]))
     soft, shade = tissue.tissue(z, xs, ys, outside, arm)
     inside = bones.fill(structures, z, xs, ys)
-    shade[inside > 0] = 0
-    signal[box] = painter.signal(np.where(inside > 0, inside, soft), shade)
-    return signal
+    made[box] = np.where(inside > 0, inside, soft)
+    shades[box] = np.where(inside > 0, 0, shade)
+    return made, shades
 
 
 def _body_box(

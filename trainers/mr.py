@@ -14,7 +14,7 @@ FloatImage = npt.NDArray[np.float32]
 
 # Signal of each tissue, 0 to 1. `water` after the calf in Dixon water images: fat, marrow and cortex dark,
 # muscle bright, vessels and fluid brightest.
-_LEVELS: dict[str, dict[Tissue, float]] = {
+KNOWN_LEVELS: dict[str, dict[Tissue, float]] = {
     "water": {
         Tissue.AIR: 0.0, Tissue.SKIN: 0.55, Tissue.FAT: 0.14, Tissue.MUSCLE: 0.66, Tissue.FASCIA: 0.34,
         Tissue.VESSEL: 0.88, Tissue.CORTEX: 0.05, Tissue.MARROW: 0.10, Tissue.RED_MARROW: 0.24,
@@ -111,7 +111,7 @@ class Painter:
     def __init__(self, look: Look, shape: tuple[int, int, int]) -> None:
         rng = np.random.default_rng([look.seed, 2])
         self._look, self._shape = look, shape
-        base = np.array([_LEVELS[look.contrast][tissue] for tissue in Tissue])
+        base = np.array([KNOWN_LEVELS[look.contrast][tissue] for tissue in Tissue])
         self.levels = (base * np.exp(rng.normal(0, look.level_spread, len(base)))).clip(0, 1.2)
         self._shades = np.exp(rng.normal(0, 0.045, 256))
         self._shades[30:60] = np.exp(rng.normal(0, 0.35, 30))  # loops of bowel differ more than muscles

@@ -1,0 +1,167 @@
+"""A slice through the eyes of a scanner drawn at random: grey levels and textures of materials.
+
+The idea is SynthSeg's: a network that has seen bones in every contrast looks for their shape (Billot et al.,
+SynthSeg: segmentation of brain MRI scans of any contrast and resolution without retraining, Medical Image
+Analysis 2023). Shading, blur, noise and tone come after it, from `trainers.augment`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+from scipy.ndimage import gaussian_filter
+
+from seg_core.errors import UsageError
+from trainers.materials import MATERIALS, material_tissues
+from trainers.mr import KNOWN_LEVELS
+from trainers.soft_tissue import Tissue
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Which looks are drawn.
+
+    Parameters
+    ----------
+    known : float
+        Share of looks that begin with the levels of a known sequence; the others are drawn freely.
+    spread : float
+        SD of a tissue's level around a known one, relative (log).
+    bright_cortex : float
+        Share of free looks in which compact bone may be of any level (as in CT); in the others it is dark.
+    muscles, organs : float
+        SD of a muscle's and of a loop of bowel's level around its tissue's, relative (log).
+    texture : float
+        Greatest SD of a material's speckle, relative.
+    patches : float
+        Greatest SD of broad patches in marrow, relative.
+    brightest : tuple of float
+        Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window.
+    """
+
+    known: float = 0.4
+    spread: float = 0.2
+    bright_cortex: float = 0.15
+    muscles: float = 0.06
+    organs: float = 0.35
+    texture: float = 0.15
+    patches: float = 0.3
+    brightest: tuple[float, float] = (0.55, 1.0)
+
+
+def draw_levels(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
+    """Return the level of each material (``MATERIALS``,), air near 0, most others in [0, 1]."""
+    level = _known(rng, contrast) if rng.random() < contrast.known else _free(rng, contrast)
+    level[Tissue.AIR] = 0
+    level *= rng.uniform(*contrast.brightest) / max(level[Tissue.MUSCLE], level[Tissue.FAT], 0.05)
+    level[Tissue.AIR] = rng.uniform(0, 0.02)
+    tissues = material_tissues()
+    spread = np.select(
+        [tissues == Tissue.ORGAN, tissues == Tissue.MUSCLE], [contrast.organs, contrast.muscles], 0.0
+    )
+    levels = level[tissues] * np.exp(rng.normal(0, 1, MATERIALS) * spread)
+    return levels.astype(np.float32)
+
+
+def _known(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float64]:
+    names = sorted(KNOWN_LEVELS)
+    table = KNOWN_LEVELS[names[int(rng.integers(len(names)))]]
+    level = np.array([table[tissue] for tissue in Tissue])
+    return level * np.exp(rng.normal(0, contrast.spread, len(level)))
+
+
+def _free(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float64]:
+    level = rng.uniform(0, 1, len(Tissue))
+    compact = 1.0 if rng.random() < contrast.bright_cortex else 0.25
+    level[Tissue.CORTEX] = rng.uniform(0, compact)
+    level[Tissue.TENDON] = rng.uniform(0, 0.35)
+    level[Tissue.FASCIA] = _between(rng, level[Tissue.FAT], level[Tissue.MUSCLE])
+    # Marrow is fat, the more so the older; where it makes blood it is watery.
+    if rng.random() < 0.6:
+        level[Tissue.MARROW] = level[Tissue.FAT] * rng.uniform(0.7, 1.1)
+    level[Tissue.RED_MARROW] = _between(rng, level[Tissue.MARROW], level[Tissue.MUSCLE])
+    return level
+
+
+def _between(rng: np.random.Generator, a: float, b: float) -> float:
+    share = rng.random()
+    return float(share * a + (1 - share) * b)
+
+
+def paint(
+    mixtures: npt.NDArray[np.uint8], seeds: npt.NDArray[np.int64], contrast: Contrast | None = None
+) -> FloatArray:
+    """Draw slices, each with the look that its seeds name.
+
+    Parameters
+    ----------
+    mixtures : ndarray of uint8, (n, channels, rows, columns, 3)
+        As `trainers.materials.mix` gives them; channels of a slice have one look.
+    seeds : ndarray of int64, (n, any)
+        Numbers that name each slice's draw.
+    contrast : Contrast, optional
+        Which looks there are.
+
+    Returns
+    -------
+    ndarray of float32, (n, channels, rows, columns)
+        In [0, 1].
+
+    Raises
+    ------
+    UsageError
+        If shapes or types do not agree, or a material is unknown.
+    """
+    if (
+        mixtures.dtype != np.uint8
+        or mixtures.ndim != 5
+        or mixtures.shape[-1] != 3
+        or len(seeds) != len(mixtures)
+    ):
+        raise UsageError(
+            f"mixtures {mixtures.dtype} {mixtures.shape}, {len(seeds)} seeds",
+            "uint8 (n, channels, rows, columns, 3), n seeds",
+        )
+    if mixtures[..., :2].max(initial=0) >= MATERIALS:
+        raise UsageError(f"material {mixtures[..., :2].max()}", f"below {MATERIALS}")
+    contrast = contrast or Contrast()
+    out = np.empty(mixtures.shape[:-1], np.float32)
+    for slice_, seed, image in zip(mixtures, seeds, out, strict=True):
+        rng = np.random.default_rng((*np.atleast_1d(seed), 2))
+        levels = draw_levels(rng, contrast)
+        speckle, patches = _noise(rng, image.shape, rng.uniform(0.5, 1.5)), _noise(rng, image.shape, 6.0)
+        _paint(slice_, levels, _texture(rng, contrast), speckle, patches, image)
+    return out
+
+
+def _texture(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
+    """Return SD of speckle and of patches of each material (``MATERIALS``, 2)."""
+    tissues = material_tissues()
+    speckle = rng.uniform(0, contrast.texture, len(Tissue)) * rng.random()
+    patches = np.zeros(len(Tissue))
+    patches[[Tissue.MARROW, Tissue.RED_MARROW]] = rng.uniform(0, contrast.patches) * rng.random()
+    return np.stack([speckle[tissues], patches[tissues]], -1).astype(np.float32)
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> FloatArray:
+    """Return smooth noise of mean 0 and SD 1 in each plane."""
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    smooth = gaussian_filter(noise, (0, sigma, sigma), mode="wrap")
+    scaled: FloatArray = smooth / max(float(smooth.std()), 1e-6)
+    return scaled
+
+
+@njit(cache=True, nogil=True)
+def _paint(mixtures, levels, texture, speckle, patches, image):  # type: ignore[no-untyped-def]
+    channels, rows, columns = image.shape
+    for k in range(channels):
+        for r in range(rows):
+            for c in range(columns):
+                first, second, share = mixtures[k, r, c]
+                s = share / np.float32(255)
+                value = s * levels[first] + (1 - s) * levels[second]
+                value *= 1 + texture[first, 0] * speckle[k, r, c] + texture[first, 1] * patches[k, r, c]
+                image[k, r, c] = min(max(value, np.float32(0)), np.float32(1))
