@@ -80,7 +80,7 @@ def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any)
 
     SUBJECT is a folder with scan/ (or dicom/, or scan.nii.gz) beside meshes/ (right_tibia.ply ...), masks/
     (right_tibia.nii.gz ...) or labels.nii.gz with labels.json, as `lls phantom` writes them; or a table
-    (.csv, .json) with the columns subject, scan, and labels or one a structure. Folders give the subjects their
+    (.csv, .json) with the columns subject, scan, and labels or one a structure. Folders give subjects their
     names: choose names that identify nobody. Call it again to add subjects, or after it was interrupted:
     what has not changed is left alone. One bad subject does not stop the others.
     """
