@@ -53,7 +53,7 @@ class RunLog:
         """Draw what is new and close the files."""
         self.draw()
         if self.events is not None:
-            self.events.writer.close()
+            self.events.close()
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
@@ -76,24 +76,34 @@ def _append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 class _EventLog:
-    """Scalars for TensorBoard, whatever the framework."""
+    """Scalars for TensorBoard, whatever the framework; its own writer would load TensorFlow where it is."""
 
     def __init__(self, folder: Path, epoch: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self.writer = EventFileWriter(str(folder))
+        folder.mkdir(exist_ok=True)
+        self.records = RecordWriter((folder / f"events.out.tfevents.{time.time():017.6f}").open("wb"))
+        self._write(Event(file_version="brain.Event:2"))
         # Tells TensorBoard to forget what was written of later epochs before a kill.
-        start = Event(step=epoch + 1, session_log=SessionLog(status=SessionLog.START), wall_time=time.time())
-        self.writer.add_event(start)
+        self._write(Event(step=epoch + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, row: dict[str, Any]) -> None:
+        """Write an epoch's numbers."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=_tag(k), simple_value=float(v)) for k, v in row.items() if k != "epoch"]
-        self.writer.add_event(Event(step=row["epoch"], summary=Summary(value=values), wall_time=time.time()))
-        self.writer.flush()
+        self._write(Event(step=row["epoch"], summary=Summary(value=values)))
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self.records.write(event.SerializeToString())
+        self.records.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.records.close()
 
 
 def _tag(name: str) -> str:
