@@ -1,14 +1,13 @@
 """A Keras network that learns, on TensorFlow."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
@@ -67,20 +66,24 @@ class KerasEngine:
 
     def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
         """Write network and facts."""
-        checkpoint.save(path, self._state() if resumable else _named(self.network.weights), facts)
+        variables = self._state() if resumable else _named(self.network.weights)
+        checkpoint.save(path, {name: np.asarray(v) for name, v in variables.items()}, facts)
 
     def load(self, path: Path) -> dict[str, Any]:
         """Take over a resumable checkpoint."""
         arrays, facts = checkpoint.load(path)
         if tuple(facts["classes"]) != self.classes:
             raise UsageError(f"classes {self.classes}", f"{facts['classes']}, with which the training began")
-        _fill(self.network.variables, arrays, path)
-        _fill(self.optimizer.variables, arrays, path)
+        _fill(self._state(), arrays, path)
         return facts
 
-    def _state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the network with the seeds of its layers, and the optimizer."""
-        return _named(self.network.variables) | _named(self.optimizer.variables)
+    def _state(self) -> dict[str, Any]:
+        """Return all variables by name: the network's, its random layers', the optimizer's."""
+        weights = _named(self.network.weights)
+        # Keras numbers seeds and optimizers anew for every one that is made.
+        seeds = [v for v in self.network.variables if v.path not in weights]
+        own = {f"optimizer/{v.path.partition('/')[2]}": v for v in self.optimizer.variables}
+        return weights | {f"seed/{i}": v for i, v in enumerate(seeds)} | own
 
     def _learn_eagerly(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         variables = self.network.trainable_variables
@@ -110,7 +113,7 @@ def load_best(path: Path) -> tuple[keras.Model, dict[str, Any]]:
     arrays, facts = checkpoint.load(path)
     config = facts["config"]
     network = build_network(config["network"], len(facts["classes"]) + 1, config["channels"])
-    _fill(network.weights, arrays, path)
+    _fill(_named(network.weights), arrays, path)
     return network, facts
 
 
@@ -124,22 +127,21 @@ def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> keras.Model
         found = facts["config"]["network"], tuple(facts["classes"]), facts["config"]["channels"]
         if found != (config.network, classes, config.channels):
             raise UsageError(f"{start} is for {found}", f"{(config.network, classes, config.channels)}")
-        _fill(network.weights, arrays, Path(start))
+        _fill(_named(network.weights), arrays, Path(start))
     return network
 
 
-def _named(variables: Iterable[Any]) -> dict[str, npt.NDArray[Any]]:
-    return {variable.path: np.asarray(variable) for variable in variables}
+def _named(variables: Iterable[Any]) -> dict[str, Any]:
+    return {variable.path: variable for variable in variables}
 
 
-def _fill(variables: Iterable[Any], arrays: checkpoint.Arrays, path: Path) -> None:
+def _fill(variables: Mapping[str, Any], arrays: checkpoint.Arrays, path: Path) -> None:
     """Give variables their values by name."""
-    for variable in variables:
-        value = arrays.get(variable.path)
-        if value is None or value.shape != tuple(variable.shape):
-            found = "none" if value is None else f"one of {value.shape}"
-            raise ModelError(f"{path} for {variable.path}: {found}", f"an array of {tuple(variable.shape)}")
-        variable.assign(value)
+    for name, variable in variables.items():
+        found, expected = arrays[name].shape if name in arrays else None, tuple(variable.shape)
+        if found != expected:
+            raise ModelError(f"{path}: {name} of shape {found}", f"{expected}")
+        variable.assign(arrays[name])
 
 
 def _device(name: str) -> str:
