@@ -76,7 +76,8 @@ class Source:
     Parameters
     ----------
     folder : Path
-        Of a slice cache; opened again at every epoch, so that it may grow.
+        Of a slice cache, or of a dataset, whose ``cache`` it is then; opened again at every epoch, so that it
+        may grow.
     subjects : tuple of str, optional
         The only ones whose slices are taken; all by default.
     """
@@ -86,7 +87,8 @@ class Source:
 
     def open(self) -> SliceCache:
         """Return the slices that are there now."""
-        return SliceCache(self.folder, self.subjects)
+        inner = self.folder / "cache"
+        return SliceCache(inner if inner.is_dir() else self.folder, self.subjects)
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ class Training:
 
     def describe(self) -> None:
         """Write what can be known of the run without its framework."""
-        data = [str(source.folder.resolve()) for source in (self.train_data, self.validation)]
+        data = [str(source.folder.resolve()) for source in (self.train_data.open(), self.validation)]
         subjects = [[s.name for s in index.subjects] for index in (self.index, self.validation.index)]
         text = json.dumps({"data": data, "subjects": subjects} | self._facts(), indent=1)
         temporary = self.run_dir / f"{RUN}.part"

@@ -1,0 +1,263 @@
+"""Cross-validation by subject: what a network makes of people whom it has not seen (report 4.6).
+
+::
+
+    crossval.json             the plan: data, folds, configuration
+    fold-1/                   an ordinary run folder (see `trainers.loop.train`), and
+    fold-1/scores.json        the held-out subjects' scores, once the fold is done
+    scores.csv, table3.csv, table3.md, figure10.png
+"""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg_core.errors import ModelError, OutputError, UsageError
+from seg_core.metrics import Scores
+from seg_core.output import write_whole
+from trainers.cache import SliceCache
+from trainers.config import IGNORED, TrainConfig
+from trainers.loop import MakeEngine, Source, Tick, train
+from trainers.scores import score_subject, scores_from_json, scores_to_json, write_results
+
+LOG = logging.getLogger(__name__)
+PLAN, SCORES = "crossval.json", "scores.json"
+# Pixels that differ from the first one, below which a slice is air: two scans may share it by chance.
+_LEAST_CONTENT = 0.01
+# What may differ when a cross-validation goes on: where it is computed, not what.
+_FREE = ("device", "threads", "save_minutes")
+
+FoldWatch = Callable[["Fold", Tick], None]
+
+
+class LeakError(UsageError):
+    """A slice would be trained on and tested on."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Who is held out, who chooses the network, who teaches it.
+
+    Parameters
+    ----------
+    number, folds : int
+        Counted from 1, of how many.
+    held_out, validation, train : tuple of str
+        Names of subjects; no one is in two of them, and each has someone.
+
+    Raises
+    ------
+    LeakError
+        If someone is in two of them.
+    UsageError
+        If one is empty.
+    """
+
+    number: int
+    folds: int
+    held_out: tuple[str, ...]
+    validation: tuple[str, ...]
+    train: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        parts = (self.held_out, self.validation, self.train)
+        twice = [name for name, n in Counter(name for part in parts for name in part).items() if n > 1]
+        if twice:
+            raise LeakError(f"{', '.join(twice)} twice in fold {self.number}", "each subject in one part")
+        if not all(parts):
+            raise UsageError(
+                f"{sum(map(len, parts))} subjects for fold {self.number} of {self.folds}",
+                "someone held out, someone to choose the network by, someone to learn from",
+                "more subjects, or more folds",
+            )
+
+
+def plan_folds(subjects: Sequence[str], folds: int | None = None) -> tuple[Fold, ...]:
+    """Hold each subject out once.
+
+    Parameters
+    ----------
+    subjects : sequence of str
+        Their names; three or more.
+    folds : int, optional
+        Number of groups that are held out in turn, of sizes that differ by one at most; by default each
+        subject alone (leave-one-subject-out). The subject after the first held-out one (after the last: the
+        first) chooses the fold's network.
+
+    Returns
+    -------
+    tuple of Fold
+
+    Raises
+    ------
+    UsageError
+        If there are too few subjects or too many folds.
+    """
+    count = len(subjects) if folds is None else folds
+    if len(subjects) < 3 or not 2 <= count <= len(subjects):
+        raise UsageError(
+            f"{len(subjects)} subject{'s' * (len(subjects) != 1)} in {count} folds",
+            "three subjects or more, and from two folds to as many as subjects",
+        )
+    plan = []
+    for number in range(count):
+        held_out = tuple(subjects[number::count])
+        validation = subjects[(number + 1) % len(subjects)]
+        rest = tuple(name for name in subjects if name not in held_out and name != validation)
+        plan.append(Fold(number + 1, count, held_out, (validation,), rest))
+    return tuple(plan)
+
+
+def check_subjects(cache: SliceCache) -> str:
+    """Refuse subjects that share a slice or have no label; return a hash of all images and labels.
+
+    Slices are compared by a hash of their pixels, air left out: the same scan under two names is found, the
+    same scan prepared in two ways is not.
+
+    Raises
+    ------
+    LeakError
+        If the same slice belongs to two subjects.
+    UsageError
+        If a subject has no labelled pixel.
+    """
+    whole, owners, shared, bare = hashlib.sha256(), dict[bytes, str](), Counter[tuple[str, str]](), []
+    for subject in cache.index.subjects:
+        labelled = False
+        for start in range(subject.start, subject.stop, 64):
+            images, labels = cache.batch(np.arange(start, min(start + 64, subject.stop)))
+            labelled |= bool(((labels > 0) & (labels != IGNORED)).any())
+            whole.update(labels.data)
+            for image in images:
+                digest = hashlib.blake2b(image.data, digest_size=16).digest()
+                whole.update(digest)
+                if np.count_nonzero(image != image.flat[0]) >= _LEAST_CONTENT * image.size:
+                    shared[owners.setdefault(digest, subject.name), subject.name] += 1
+        bare += [subject.name] * (not labelled)
+    leaks = {pair: n for pair, n in shared.items() if pair[0] != pair[1]}
+    if leaks:
+        raise LeakError(
+            "; ".join(f"{a} and {b} share {n} slices" for (a, b), n in leaks.items()),
+            "each scan under one subject's name",
+            "remove the second one, or give all scans of a person one name",
+        )
+    if bare:
+        raise UsageError(f"no label in any slice of {', '.join(bare)}", "labels for every subject")
+    return whole.hexdigest()
+
+
+def cross_validate(
+    trainer: tuple[str, MakeEngine],
+    config: TrainConfig,
+    data: Path,
+    output: Path,
+    folds: int | None = None,
+    watch: FoldWatch | None = None,
+) -> dict[str, Scores]:
+    """Train a network a fold, score it on the held-out subjects, write the tables.
+
+    Can be killed and called again: done folds are kept, the one on its way goes on.
+
+    Parameters
+    ----------
+    trainer : (str, callable)
+        Name of the trainer, and what makes its engines.
+    config : TrainConfig
+        How each fold is trained.
+    data : Path
+        A dataset or a slice cache.
+    output : Path
+        Folder of the results.
+    folds : int, optional
+        See `plan_folds`.
+    watch : callable, optional
+        Told after each batch which fold it is and how far.
+
+    Returns
+    -------
+    dict
+        Subject -> scores, in the order of the data.
+
+    Raises
+    ------
+    UsageError
+        If there are too few subjects or one without a label, or ``output`` holds another cross-validation.
+    LeakError
+        If two subjects share a slice.
+    OutputError
+        If the results cannot be written.
+    """
+    cache = Source(data).open()
+    names = [subject.name for subject in cache.index.subjects]
+    plan = plan_folds(names, folds)
+    facts = {"trainer": trainer[0], "classes": cache.index.classes, "data": check_subjects(cache)}
+    _keep_plan(output, facts | {"folds": [asdict(f) for f in plan], "config": asdict(config)})
+    scores: dict[str, Scores] = {}
+    for fold in plan:
+        done = output / f"fold-{fold.number}" / SCORES
+        if not done.exists():
+            found = _run_fold(fold, trainer[1], config, Source(data), (done.parent, watch))
+            write_whole(done, scores_to_json(found))
+        scores |= _read_scores(done, fold)
+    scores = {name: scores[name] for name in names}
+    title = f"{trainer[0]} {config.network}: {len(names)} subjects, {len(plan)} folds"
+    write_results(output, title, cache.index.classes, scores)
+    return scores
+
+
+def _run_fold(
+    fold: Fold,
+    make_engine: MakeEngine,
+    config: TrainConfig,
+    data: Source,
+    run: tuple[Path, FoldWatch | None],
+) -> dict[str, Scores]:
+    """Train a fold in its folder and score its held-out subjects."""
+    folder, watch = run
+    LOG.info("fold %d of %d: %s held out", fold.number, fold.folds, ", ".join(fold.held_out))
+    sources = (replace(data, subjects=fold.train), replace(data, subjects=fold.validation))
+    told = None if watch is None else lambda tick: watch(fold, tick)
+    result = train(make_engine, config, sources, folder, watch=told)
+    cache = replace(data, subjects=fold.held_out).open()
+    engine = make_engine(replace(config, init=str(result.best)), cache.index.classes)
+    return {name: score_subject(engine, cache, name, config) for name in fold.held_out}
+
+
+def _read_scores(path: Path, fold: Fold) -> dict[str, Scores]:
+    try:
+        scores = scores_from_json(path.read_text(encoding="utf-8"))
+        return {name: scores[name] for name in fold.held_out}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path} cannot be read: {error}", fix="delete it; the fold is scored again"
+        ) from error
+
+
+def _keep_plan(output: Path, plan: dict[str, Any]) -> None:
+    """Write the plan, or compare it with the one that is there."""
+    path, plan = output / PLAN, json.loads(json.dumps(plan))
+    if not path.exists():
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{output} cannot be made: {error}") from error
+        write_whole(path, json.dumps(plan, indent=1))
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key in plan if key != "config" and plan[key] != there[key]]
+        changed += [k for k, v in plan["config"].items() if k not in _FREE and v != there["config"].get(k)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "the plan of a cross-validation") from error
+    if changed:
+        raise UsageError(
+            f"{output} holds a cross-validation with another {', '.join(changed)}",
+            fix="give the same values, or name a new folder",
+        )
