@@ -26,6 +26,7 @@ TISSUE = 0.1  # of the brightness of nearly all tissue
 INNER_MM, OUTER_MM = 18.0, 30.0
 SURE, SEEN = 0.6, 0.3  # share of the tissue that must cover itself
 MARGIN_MM = 5.0  # before the midline: bone of the other leg as background does harm, ignored tissue little
+LITTLE = 0.02  # of the most tissue, squared, that a level has
 CROSSED = 0.02  # share of the labels beyond the midline that makes it doubtful
 
 
@@ -69,20 +70,19 @@ def find_midline(volume: Volume, labels: LabelMap, side: str) -> Midline:
     view = radiological(volume, labels)
     sign = 1 if side == "right" else -1  # as if the right side were labelled: columns grow to the left
     image, marked = view.image[::sign], _labelled(view)[::sign]
-    step = max(1, round(PIXEL_MM / view.sizes[0]))
-    levels = np.unique(
-        np.linspace(0, image.shape[2] - 1, max(1, round(image.shape[2] * view.sizes[2] / LEVEL_MM)))
-        .round()
-        .astype(int)
-    )
-    score = _symmetry(image[::step, :: max(1, round(PIXEL_MM / view.sizes[1])), levels], view, levels)
+    step, row_step = (max(1, round(PIXEL_MM / mm)) for mm in view.sizes[:2])
+    count = max(1, round(image.shape[2] * view.sizes[2] / LEVEL_MM))
+    levels = np.unique(np.linspace(0, image.shape[2] - 1, count).round().astype(int))
+    level_mm = view.sizes[2] * image.shape[2] / len(levels)
+    bright = display_window(view.image)[1]
+    score = _symmetry(image[:, :, levels], (step, row_step), bright, max(1, round(WINDOW_MM / level_mm)))
     bones = _bone_columns(marked, levels)
     found, strength = _peaks(score, 2 * (bones + INNER_MM / view.sizes[0]) / step, None)
     _, wrong = _peaks(score, None, 2 * (bones - OUTER_MM / view.sizes[0]) / step)
     has_bone = marked[:, :, levels].any((0, 1))
     sure = float(np.median(strength[has_bone])) if has_bone.any() else float(np.median(strength))
     other = float(np.median(wrong[has_bone])) if has_bone.any() else 0.0
-    coarse = _smooth(found * step / 2 + (step - 1) / 2, strength, levels, view)
+    coarse = _smooth(found * step / 2 + (step - 1) / 2, strength, level_mm)
     columns = np.interp(np.arange(image.shape[2]), levels, coarse)
     across = _share_across(marked, columns)
     kind, detail = _judge(sure, other, across, side)
@@ -142,17 +142,19 @@ def _labelled(view: View) -> npt.NDArray[np.bool_]:
     return marked
 
 
-def _symmetry(image: npt.NDArray[Any], view: View, levels: npt.NDArray[np.int64]) -> FloatArray:
-    """Return the share of tissue (2 columns, levels) that is tissue too when x becomes k - x."""
-    tissue = (image > TISSUE * display_window(view.image)[1]).astype(np.float64)
-    columns = tissue.shape[0]
-    spectrum = np.fft.rfft(tissue, 2 * columns, axis=0)
-    covered = np.fft.irfft((spectrum**2).sum(axis=1), 2 * columns, axis=0)
-    level_mm = view.sizes[2] * float(np.diff(levels).mean() if len(levels) > 1 else 1)
-    window = max(1, round(WINDOW_MM / level_mm))
+def _symmetry(image: npt.NDArray[Any], steps: tuple[int, int], bright: float, window: int) -> FloatArray:
+    """Return how much of the tissue covers itself when column x becomes k - x, (2 columns, levels).
+
+    Tissue is counted along the rows first: one leg may lie before the other.
+    """
+    calm = ndimage.uniform_filter(image.astype(np.float32), (max(3, steps[0]), max(3, steps[1]), 1))
+    tissue = (calm[:: steps[0], :: steps[1]] > TISSUE * bright).sum(axis=1, dtype=np.float64)
+    spectrum = np.fft.rfft(tissue, 2 * len(tissue), axis=0)
+    covered = np.fft.irfft(spectrum**2, 2 * len(tissue), axis=0)
     covered = ndimage.gaussian_filter1d(ndimage.uniform_filter1d(covered, window, axis=1), 1.0, axis=0)
-    area = ndimage.uniform_filter1d(tissue.sum((0, 1)), window)
-    score: FloatArray = covered / np.maximum(area, 1.0)
+    whole = ndimage.uniform_filter1d((tissue**2).sum(axis=0), window)
+    # A level with little more than noise says nothing.
+    score: FloatArray = covered / np.maximum(whole, LITTLE * whole.max())
     return score
 
 
@@ -182,15 +184,12 @@ def _peaks(
     return best.astype(np.float64), heights.max(axis=0)
 
 
-def _smooth(
-    columns: FloatArray, strength: FloatArray, levels: npt.NDArray[np.int64], view: View
-) -> FloatArray:
+def _smooth(columns: FloatArray, strength: FloatArray, level_mm: float) -> FloatArray:
     """Bridge levels without evidence, and take the running median."""
     good = np.flatnonzero(strength >= SEEN)
     if not len(good):
         return columns
     bridged = np.interp(np.arange(len(columns)), good, columns[good])
-    level_mm = view.sizes[2] * float(np.diff(levels).mean() if len(levels) > 1 else 1)
     size = 2 * round(SMOOTH_MM / level_mm / 2) + 1
     smooth: FloatArray = ndimage.median_filter(bridged, size, mode="nearest")
     return smooth
@@ -214,7 +213,7 @@ def _judge(
         return "one leg", "no other leg is seen beside the labelled one: nothing was ignored"
     text = f"the body's midline, about which {100 * sure:.0f} % of the tissue mirrors itself"
     if across > CROSSED:
-        return "doubtful", f"{text}, but {100 * across:.1f} % of the labels lie beyond it: look at the page"
+        return "doubtful", f"{text}, but {100 * across:.1f} % of the labels lie beyond it"
     if sure < SURE:
-        return "doubtful", f"{text}: little, look at the page"
+        return "doubtful", f"{text}, which is little"
     return "midline", text

@@ -334,13 +334,15 @@ class _Job:
                         f"background: --labelled-side {one} ignores it"
                     )
             return volume, labels, []
-        midline = find_midline(volume, labels, side)
+        midline, words = find_midline(volume, labels, side), []
         if midline.kind == "doubtful":
             notes.append(f"the {side} side is doubtful: {midline.detail}")
+        else:
+            words = [f"labelled on the {side}: {midline.detail}"]
         ignore_beyond(labels, volume, midline, side)
         if self.config.other_side == "crop":
             volume, labels = labelled_half(volume, labels, midline, side)
-        return volume, labels, [f"labelled on the {side}: {midline.detail}"]
+        return volume, labels, words
 
     def _missing(self, labels: LabelMap) -> list[str]:
         present = {split_name(name)[0] for name in labels.labels.values()}

@@ -162,8 +162,12 @@ def write_page(path: Path, volume: Volume, labels: LabelMap, quality: Quality, w
 def _with_lines(picture: Image.Image, lines: Sequence[tuple[str, tuple[int, int, int]]]) -> Image.Image:
     """Add lines of text below a picture, broken to its width."""
     font = ImageFont.load_default(_SIZE)
-    letters = int((picture.width - 2 * _MARGIN) / font.getlength("n"))
-    broken = [(part, ink) for text, ink in lines for part in textwrap.wrap(text, letters)]
+    width = picture.width - 2 * _MARGIN
+    broken = [
+        (part, ink)
+        for text, ink in lines
+        for part in textwrap.wrap(text, int(width * len(text) / max(font.getlength(text), 1)) - 2)
+    ]
     page = Image.new("RGB", (picture.width, picture.height + _MARGIN + _LINE * len(broken)), _PAGE)
     page.paste(picture, (0, 0))
     draw = ImageDraw.Draw(page)
