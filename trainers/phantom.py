@@ -106,12 +106,18 @@ def make_phantom(config: PhantomConfig, threads: int = 2) -> Phantom:
     MissingPackageError
         If the shape model's package is not installed and no folder of bones is given.
     """
+    anatomy, geometry, drawing, facts = place(config)
+    volume = draw_scan(anatomy, geometry, drawing, threads)
+    return Phantom(volume, true_labels(anatomy, geometry), anatomy, facts)
+
+
+def place(config: PhantomConfig) -> tuple[Anatomy, Geometry, Drawing, dict[str, Any]]:
+    """Draw a person in a scanner before any scan: anatomy, grid, soft tissue and look, how it was made."""
     rng = np.random.default_rng([config.seed, 0])
     anatomy_config, drawing = _draw(config, rng)
     # A scanner's axes begin anywhere in the patient.
     anatomy = _moved(make_anatomy(anatomy_config), rng.uniform(-150, 150, 3))
     geometry = _field_of_view(anatomy, config, rng)
-    volume = draw_scan(anatomy, geometry, drawing, threads)
     facts = {
         "schema": 1,
         "config": asdict(config),
@@ -121,7 +127,7 @@ def make_phantom(config: PhantomConfig, threads: int = 2) -> Phantom:
         "shape": list(geometry.shape),
         "note": "synthetic; a scaled adult is a proxy for a child",
     }
-    return Phantom(volume, true_labels(anatomy, geometry), anatomy, facts)
+    return anatomy, geometry, drawing, facts
 
 
 def write_phantom(phantom: Phantom, folder: Path, overwrite: bool = False) -> None:
