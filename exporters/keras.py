@@ -17,6 +17,19 @@ from seg_core.model_spec import ModelSpec
 Float32Array = npt.NDArray[np.float32]
 
 
+def load(path: Path) -> tuple[keras.Model, dict[str, Any]]:
+    """Read a checkpoint of the Keras trainer: a network that computes in float32, and the facts beside it.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read or does not fit the network.
+    """
+    from trainers.keras.engine import load_best
+
+    return load_best(path)
+
+
 def export(
     network: keras.Model,
     spec: ModelSpec,

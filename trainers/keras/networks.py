@@ -80,7 +80,7 @@ def build_network(name: str, classes: int, channels: int, weights: str = "random
             f"the encoder's weights {weights} of {name} could not be loaded: {error}",
             fix="connect to the internet once, or name a file with the encoder's weights",
         ) from error
-    return _unet(encoder, skips, classes)
+    return _unet(image, encoder, skips, classes)
 
 
 def freeze_encoder(network: keras.Model) -> None:
@@ -149,7 +149,7 @@ def _encoder(name: str, image: Any, weights: str) -> tuple[keras.Model, tuple[st
     return make(include_top=False, weights=start, input_tensor=image, name=name), skips
 
 
-def _unet(encoder: keras.Model, skips: Sequence[str], classes: int) -> keras.Model:
+def _unet(image: Any, encoder: keras.Model, skips: Sequence[str], classes: int) -> keras.Model:
     """Add the decoder of segmentation_models: upsample, concatenate, twice convolution, BatchNorm, ReLU."""
     x = encoder.output
     if isinstance(encoder.layers[-1], layers.MaxPooling2D):  # VGG: nothing has yet looked at its last scale
@@ -163,7 +163,7 @@ def _unet(encoder: keras.Model, skips: Sequence[str], classes: int) -> keras.Mod
             x = layers.Concatenate(name=f"{name}_concat")([x, skip])
         for part in "ab":
             x = _convolution(x, width, f"{name}{part}")
-    return keras.Model(encoder.input, _head(x, classes, 3), name=encoder.name)
+    return keras.Model(image, _head(x, classes, 3), name=encoder.name)
 
 
 def _convolution(x: Any, width: int, name: str) -> Any:
