@@ -1,9 +1,10 @@
 """Accuracy on looks that no training has drawn: the bundled file, from DICOM to labels.
 
 Frozen before the network was trained for it, and not eased afterwards: measured subjects 23, 24 and 25 at the
-stature of 7, 10 and 14 years and adult, scanned in the five looks of `benchmarks.looks`, which are computed from
-tissue parameters and signal equations and share no figure with the drawing that training uses. Six scans a look,
-slices 1, 3 and 6 mm apart; seeds begin at ``FIRST_SEED``, which no training uses.
+stature of 7, 10 and 14 years and adult, scanned in the five looks of `benchmarks.looks`. Those are computed
+from tissue parameters and signal equations, and share no figure with the drawing that training uses; bodies
+around the bones come from the same code. Six scans a look, slices 1, 3 and 6 mm apart; seeds from
+``FIRST_SEED`` on, which no training uses.
 
     python -m benchmarks.never_seen --scans DIR --json FILE [--look t1]
 
