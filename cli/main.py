@@ -25,6 +25,7 @@ COMMANDS = {
     "networks": ("cli.train:networks", "List the networks that can be trained."),
     "train": ("cli.train:train", "Train a network on prepared slices."),
     "export": ("cli.export:export", "Make a trained network a model file."),
+    "crossval": ("cli.crossval:crossval", "Cross-validate a network by subject."),
     "demo": ("cli.demo:demo", "Make a small scan, segment it, compare it with the truth."),
 }
 

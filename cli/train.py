@@ -1,15 +1,19 @@
 """`lls networks` and `lls train`: what can be trained, and training it."""
 
 import logging
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from cli.console import debug_option, json_option, print_json, table
 
 if TYPE_CHECKING:
+    from trainers.config import TrainConfig
+    from trainers.loop import MakeEngine, Tick
     from trainers.registry import Network
 
 # Field of `trainers.config.TrainConfig` -> its help; options without a value leave the network's own default.
@@ -30,13 +34,89 @@ _SETTINGS: dict[str, tuple[type, str]] = {
     "seed": (int, "Of everything that is drawn."),
     "device": (str, "auto, cpu or cuda."),
     "threads": (int, "On a CPU; 0: the framework's choice."),
+    "augmentation": (
+        str,
+        "full (the default), report (its rotations and flips by volume, twofold), or none.",
+    ),
+    "augment_by": (str, "What shares a random change: slice or volume."),
+    "augment_factor": (int, "0: anew in every epoch; n: the data n-fold, once as they are."),
 }
 
 
-def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of how to train; `configure` takes them."""
     for name, (kind, text) in reversed(_SETTINGS.items()):
         command = click.option(f"--{name.replace('_', '-')}", type=kind, help=text)(command)
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        click.option(
+            "--freeze-encoder",
+            is_flag=True,
+            default=None,
+            help="Leave the encoder's convolutions as they begin.",
+        ),
+        click.option(
+            "--network", default="unet-resnet34", show_default=True, help="As `lls networks` lists them."
+        ),
+        click.option("--trainer", default="torch", show_default=True, help="As `lls networks` lists them."),
+    ):
+        command = option(command)
     return command
+
+
+def configure(trainer: str, network: str, settings: dict[str, Any]) -> tuple["MakeEngine", "TrainConfig"]:
+    """Return what makes the trainer's engines, and the network's configuration with the user's changes."""
+    from dataclasses import replace
+
+    from seg_core.errors import UsageError
+    from trainers.augment import AUGMENTATIONS
+    from trainers.registry import get_config, get_trainer
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    name = given.pop("augmentation", None)
+    changes = {
+        field: given.pop(option)
+        for field, option in (("unit", "augment_by"), ("factor", "augment_factor"))
+        if option in given
+    }
+    config = get_config(trainer, network, **given)
+    if name is not None and name not in AUGMENTATIONS:
+        raise UsageError(f"augmentation {name!r}", f"one of {', '.join(AUGMENTATIONS)}")
+    augmentation = AUGMENTATIONS[name] if name else config.augmentation
+    return get_trainer(trainer).make_engine, replace(config, augmentation=replace(augmentation, **changes))
+
+
+class TrainingLine:
+    """How far a training is, on standard error: one line on a terminal, a line a minute elsewhere.
+
+    Parameters
+    ----------
+    stream : TextIO, optional
+        Standard error.
+    clock : callable, optional
+        Seconds.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock, self._drawn = clock, clock()
+        self._terminal = self._stream.isatty()
+
+    def __call__(self, tick: "Tick", title: str = "") -> None:
+        """Show it; the last batch of an epoch wipes the line, for the epoch's own."""
+        now, over = self._clock(), tick.batch == tick.batches
+        if now - self._drawn < (0.2 if self._terminal else 60) and not (self._terminal and over):
+            return
+        self._drawn = now
+        text = f"{title}{tick}"
+        self._stream.write(("\r\x1b[2K" + text * (not over)) if self._terminal else text + "\n")
+        self._stream.flush()
+
+
+def log_epochs(quiet: bool) -> None:
+    """Show what the trainers say of each epoch on standard error."""
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("trainers").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 @click.command()
@@ -70,23 +150,43 @@ def _ready(network: "Network") -> str:
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--validation", required=True, type=click.Path(path_type=Path), help="Slices to choose by.")
+@click.option("--validation", type=click.Path(path_type=Path), help="Another dataset to choose by.")
+@click.option(
+    "--validation-subject", "chosen", multiple=True, metavar="NAME",
+    help="Subject of DATA to choose by instead of learning from; may be repeated.",
+)  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@click.option("--trainer", default="torch", show_default=True, help="As `lls networks` lists them.")
-@click.option("--network", default="unet-resnet34", show_default=True, help="As `lls networks` lists them.")
-@click.option("--freeze-encoder", is_flag=True, help="Leave the encoder's convolutions as they begin.")
 @click.option("--resume/--no-resume", default=True, help="Go on with a run that is there (the default).")
-@_settings
+@training_options
 @debug_option
 def train(
-    data: Path, validation: Path, output: Path, trainer: str, network: str, resume: bool, **settings: Any
+    data: Path, validation: Path | None, chosen: tuple[str, ...], output: Path, resume: bool, **settings: Any
 ) -> None:
-    """Train a network on the slices in DATA; can be killed and called again at any time."""
-    from trainers.loop import train as run_training
-    from trainers.registry import get_config, get_trainer
+    """Train a network on the dataset DATA; can be killed and called again at any time.
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    given = {name: value for name, value in settings.items() if value is not None}
-    config = get_config(trainer, network, **given)
-    result = run_training(get_trainer(trainer).make_engine, config, (data, validation), output, resume)
+    DATA is a folder that `lls prepare` made. The network of the epoch with the best DSC on the validation
+    slices is kept; these are another dataset's, or some subjects' of DATA.
+    """
+    from trainers.loop import train as run_training
+
+    quiet = settings.pop("quiet")
+    log_epochs(quiet)
+    sources = _sources(data, validation, chosen)
+    make_engine, config = configure(settings.pop("trainer"), settings.pop("network"), settings)
+    watch = None if quiet else TrainingLine()
+    result = run_training(make_engine, config, sources, output, resume, watch)
     click.echo(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
+
+
+def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tuple[Any, Any]:
+    """Return what is learned from and what is chosen by."""
+    from seg_core.errors import UsageError
+    from trainers.loop import Source
+
+    if (validation is None) == (not chosen):
+        raise UsageError("no slices to choose by, or two kinds", "--validation or --validation-subject")
+    if validation is not None:
+        return Source(data), Source(validation)
+    everyone = [subject.name for subject in Source(data).open().index.subjects]
+    rest = tuple(name for name in everyone if name not in chosen)
+    return Source(data, rest), Source(data, chosen)

@@ -234,7 +234,7 @@ def _read_scores(path: Path, fold: Fold) -> dict[str, Scores]:
     try:
         scores = scores_from_json(path.read_text(encoding="utf-8"))
         return {name: scores[name] for name in fold.held_out}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} cannot be read: {error}", fix="delete it; the fold is scored again"
         ) from error
@@ -254,7 +254,7 @@ def _keep_plan(output: Path, plan: dict[str, Any]) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
         changed = [key for key in plan if key != "config" and plan[key] != there[key]]
         changed += [k for k, v in plan["config"].items() if k not in _FREE and v != there["config"].get(k)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "the plan of a cross-validation") from error
     if changed:
         raise UsageError(

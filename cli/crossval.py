@@ -1,0 +1,62 @@
+"""`lls crossval`: how good a network is on people whom it has not seen."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.console import debug_option, json_option, number, print_json, table
+from cli.train import TrainingLine, configure, log_epochs, training_options
+
+if TYPE_CHECKING:
+    from trainers.crossval import Fold
+    from trainers.loop import Tick
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
+@click.option("--folds", type=int, help="Groups of subjects; by default each subject alone is held out.")
+@training_options
+@json_option
+@debug_option
+def crossval(data: Path, output: Path, folds: int | None, as_json: bool, **settings: Any) -> None:
+    """Cross-validate a network on the dataset DATA, by subject; can be killed and called again at any time.
+
+    Each fold is a training in a folder of its own: some subjects are held out, one of the others chooses the
+    network, the rest teach it. The held-out ones are scored: mean and standard deviation a bone, as a table
+    (CSV, Markdown) and a picture.
+    """
+    from trainers.crossval import cross_validate
+    from trainers.loop import Source
+    from trainers.scores import table as summary_table
+
+    quiet, trainer = settings.pop("quiet"), settings.pop("trainer")
+    log_epochs(quiet)
+    make_engine, config = configure(trainer, settings.pop("network"), settings)
+    line = TrainingLine()
+
+    def watch(fold: "Fold", tick: "Tick") -> None:
+        line(tick, f"fold {fold.number}/{fold.folds}  ")
+
+    scores = cross_validate((trainer, make_engine), config, data, output, folds, None if quiet else watch)
+    rows = summary_table(Source(data).open().index.classes, list(scores.values()))
+    if as_json:
+        print_json(rows)
+        return
+    click.echo(_text(rows))
+    click.echo(f"{output}: table3.csv, table3.md, scores.csv, figure10.png")
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    header = ("bone", "DSC", "SD", "volume error", "SD", "HD95", "SD", "mean distance", "SD", "subjects")
+    units = (("dsc", 4, ""), ("volume_error_cm3", 2, "cm3"), ("hd95_mm", 2, "mm"), ("assd_mm", 2, "mm"))
+    lines = [
+        (
+            row["class"],
+            *(number(row[f"{name}_{kind}"], n, unit) for name, n, unit in units for kind in ("mean", "sd")),
+            str(row["subjects"]),
+        )
+        for row in rows
+    ]
+    return table(header, lines)
