@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,9 @@ import numpy.typing as npt
 from exporters.options import Exported, ExportOptions
 from exporters.registry import get_exporter
 from seg_core.errors import ModelError, UsageError
-from seg_core.labels import BONES
-from seg_core.model_spec import Denoise, Grid, ModelSpec, Normalisation
+from seg_core.model_spec import ModelSpec
 from trainers.batches import fixed_subset
-from trainers.cache import SliceCache
-from trainers.loop import BEST, RUN
+from trainers.loop import BEST, RUN, Source
 from trainers.registry import get_network
 
 SAMPLES = 8
@@ -33,16 +31,16 @@ class RunExport:
     name : str
         The network's name; by default that of its architecture.
     slices : Path, optional
-        Cache of the slices on which the gate compares; by default the run's validation data.
-    meta : mapping
-        What replaces facts that the run's data give, see `describe`.
+        Cache of the slices on which the gate compares, or its dataset; by default the run's validation data.
+    data : ModelSpec, optional
+        How the data were prepared; by default as their cache says.
     options : ExportOptions
         Weights and tolerance.
     """
 
     name: str = ""
     slices: Path | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    data: ModelSpec | None = None
     options: ExportOptions = field(default_factory=ExportOptions)
 
 
@@ -70,63 +68,55 @@ def export_run(run: Path, path: Path, request: RunExport | None = None) -> Expor
     known = _read(checkpoint.with_name(RUN))
     exporter = get_exporter(known.get("config", {}).get("trainer", "torch"))
     network, facts = exporter.load(checkpoint)
-    spec = describe(facts | {"meta": facts["meta"] | dict(request.meta)}, request.name)
+    spec = describe(facts, request.name, request.data)
     slices = request.slices or next((Path(folder) for folder in known.get("data", [])[1:]), None)
     if slices is None:
         raise UsageError(f"{run} does not say where its slices are", fix="name their cache")
     return exporter.export(network, spec, path, samples(slices, spec), request.options)
 
 
-def describe(facts: Mapping[str, Any], name: str = "") -> ModelSpec:
+def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = None) -> ModelSpec:
     """Describe a trained network for the runner.
 
     Parameters
     ----------
     facts : mapping
-        Of a checkpoint. ``meta`` is that of the data's `trainers.cache.CacheIndex`: ``normalisation``
-        (kind, low, high); ``pixel_mm`` where slices were resampled to it, else they had a fixed size;
-        and, if given, ``orientation``, ``sided``, ``denoise``, ``provenance``.
+        Of a checkpoint. Its ``meta`` is that of the data's `trainers.cache.CacheIndex`; ``meta["spec"]``
+        describes a network for such data: grid, normalisation, orientation, whether classes have sides.
     name : str
         The network's name.
+    data : ModelSpec, optional
+        In place of ``meta["spec"]``.
 
     Raises
     ------
     ModelError
         If the data do not say how they were prepared.
     """
-    config, meta, classes = facts["config"], facts["meta"], tuple(facts["classes"])
-    if "normalisation" not in meta:
-        raise ModelError("data that do not say how they were normalised", fix="prepare them again")
+    config, progress = facts["config"], facts["progress"]
+    if data is None and "spec" not in facts["meta"]:
+        raise ModelError("data that do not say how they were prepared", fix="prepare them again")
+    data = data or ModelSpec.from_json(json.dumps(facts["meta"]["spec"]))
     architecture = config.get("network", "unet-resnet34")
     network = get_network(config.get("trainer", "torch"), architecture)
-    return ModelSpec(
+    learned = {
+        "architecture": network.about,
+        "framework": ", ".join(map(_versioned, network.packages)),
+        "lls": version("lls"),
+        "loss": config.get("loss", "dice_focal"),
+        "samples_seen": progress["samples"],
+        "validation_dsc": round(float(progress["best_dsc"]), 4),
+        "intended_use": "research; not for diagnosis",
+    }
+    return replace(
+        data,
         name=name or architecture,
-        classes=classes,
-        sided=meta.get("sided", set(classes) <= set(BONES)),
+        classes=tuple(facts["classes"]),
         channels=config["channels"],
         channel_fill=config["channel_fill"],
-        grid=_grid(facts["shape"], meta, network.multiple),
-        normalisation=Normalisation(**meta["normalisation"]),
-        orientation=meta.get("orientation", "LPS"),
-        denoise=Denoise(**meta.get("denoise", {})),
-        provenance={
-            "architecture": network.about,
-            "framework": " ".join(map(_versioned, network.packages)),
-            "lls": version("lls"),
-            "loss": config.get("loss", "dice_focal"),
-            "samples_seen": facts["progress"]["samples"],
-            "validation_dsc": round(float(facts["progress"]["best_dsc"]), 4),
-            "intended_use": "research; not for diagnosis",
-            **meta.get("provenance", {}),
-        },
+        grid=replace(data.grid, multiple=network.multiple),
+        provenance=learned | dict(data.provenance),
     )
-
-
-def _grid(shape: list[int], meta: Mapping[str, Any], multiple: int) -> Grid:
-    if "pixel_mm" in meta:
-        rows, columns = np.broadcast_to(meta["pixel_mm"], 2).tolist()
-        return Grid("spacing", spacing_mm=(rows, columns), multiple=multiple)
-    return Grid("size", size=(shape[0], shape[1]), multiple=multiple)
 
 
 def _versioned(package: str) -> str:
@@ -138,11 +128,10 @@ def _versioned(package: str) -> str:
 
 def samples(folder: Path, spec: ModelSpec) -> npt.NDArray[np.float32]:
     """Return evenly spread slices of a cache as the network takes them, (n, channels, rows, columns)."""
-    cache = SliceCache(folder)
-    images, _ = cache.batch(
-        fixed_subset(len(cache), SAMPLES), spec.channels if spec.channel_fill == "neighbours" else 1
-    )
-    return np.ascontiguousarray(np.broadcast_to(images, (len(images), spec.channels, *images.shape[2:])))
+    cache = Source(folder).open()
+    distinct = spec.channels if spec.channel_fill == "neighbours" else 1
+    images, _ = cache.batch(fixed_subset(len(cache), SAMPLES), distinct)
+    return images.repeat(spec.channels // distinct, axis=1)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ air above a hand takes it for bone.
 """
 
 import argparse
-from dataclasses import asdict
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from seg_core.geometry import Geometry
 from seg_core.intensity import intensity_window, scale
 from seg_core.labels import BONES
-from seg_core.model_spec import Normalisation
+from seg_core.model_spec import Grid, ModelSpec, Normalisation
 from seg_core.resize import resize_bilinear
 from trainers.cache import CacheIndex, SliceCacheWriter
 from trainers.draw import true_labels
@@ -26,6 +26,13 @@ from trainers.phantom import PhantomConfig, make_phantom
 NORMALISATION = Normalisation("percentile", 1.0, 99.5)
 PIXEL_MM = 1.875
 SIZE = 256
+SPEC = ModelSpec(
+    "synthetic",
+    BONES,
+    grid=Grid("spacing", spacing_mm=(PIXEL_MM, PIXEL_MM)),
+    normalisation=NORMALISATION,
+)
+"""How these slices are prepared, as a network's description says it."""
 
 
 def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomConfig:
@@ -85,7 +92,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    meta = {"pixel_mm": PIXEL_MM, "normalisation": asdict(NORMALISATION), "orientation": "LPS"}
+    meta = {"pixel_mm": PIXEL_MM, "spec": json.loads(SPEC.to_json())}
     index = CacheIndex((SIZE, SIZE), BONES, meta=meta)
     with SliceCacheWriter(arguments.out, index) as writer:
         known = {subject.name for subject in writer.index.subjects}

@@ -10,7 +10,7 @@ import torch
 from seg_core.errors import ModelError, UsageError
 from trainers.config import TrainConfig
 from trainers.loop import Images, Labels
-from trainers.torch import checkpoint
+from trainers.torch import NETWORKS, checkpoint
 from trainers.torch.losses import LOSSES
 from trainers.torch.network import build_network
 
@@ -20,8 +20,6 @@ FIRST = "unet-resnet34"
 
 class TorchEngine:
     """A network with its loss and Adam; see `trainers.loop.Engine`."""
-
-    trainer = "torch"
 
     def __init__(self, config: TrainConfig, classes: tuple[str, ...]) -> None:
         self.config, self.classes = config, classes
@@ -81,6 +79,11 @@ class TorchEngine:
 
     def _outputs(self, images: npt.NDArray[np.float32]) -> Any:
         """Return what the network gives: logits, while training perhaps several of them."""
+        multiple = NETWORKS[self.config.network].multiple
+        if any(n % multiple for n in images.shape[2:]):
+            raise UsageError(
+                f"{self.config.network} on slices of {images.shape[2:]}", f"multiples of {multiple}"
+            )
         x = torch.from_numpy(images).to(self.device, non_blocking=True)
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         x = x.expand(-1, self.config.channels, *x.shape[2:]).contiguous(memory_format=layout)

@@ -1,0 +1,154 @@
+"""From a training's folder to a model file, whatever trained it."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cli.export import export as export_command
+from exporters import registry
+from exporters.options import ExportOptions
+from exporters.run import RunExport, describe, export_run, samples
+from seg_core.errors import MissingPackageError, ModelError, UsageError
+from seg_core.model_spec import Denoise, Grid, ModelSpec, Normalisation
+from seg_core.runner import Runner
+from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
+from trainers.config import TrainConfig
+from trainers.loop import RUN
+from trainers.loop import train as run_training
+from trainers.torch import engine, make_engine
+from trainers.torch.baseline import BaselineUNet
+
+DATA = ModelSpec(
+    "data",
+    ("tibia", "femur"),
+    grid=Grid("spacing", spacing_mm=(2.0, 2.0)),
+    normalisation=Normalisation("percentile", 1.0, 99.0),
+    orientation="RAS",
+    provenance={"licence": "CC0-1.0"},
+)
+CONFIG = TrainConfig(
+    network="unet-baseline", epochs=1, epoch_samples=2, batch=2, validation_samples=2, channels=2,
+    channel_fill="neighbours", device="cpu",
+)  # fmt: skip
+
+
+def small(name, classes, channels, weights="random"):
+    return BaselineUNet(classes, channels, (2, 4))
+
+
+def make_cache(folder, meta):
+    rng = np.random.default_rng(0)
+    with SliceCacheWriter(folder, CacheIndex((32, 32), ("tibia", "femur"), meta=meta)) as writer:
+        labels = rng.integers(0, 3, (6, 32, 32), np.uint8)
+        writer.append("one", labels.astype(np.float32) / 2, labels, (2.0, 2.0, 5.0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "build_network", small)
+        cache = make_cache(folder / "cache", {"spec": json.loads(DATA.to_json())})
+        run_training(make_engine, CONFIG, (cache, cache), folder / "run")
+        yield folder / "run"
+
+
+def facts_of(**changes):
+    facts = {
+        "config": {"network": "nnunet-2d", "channels": 1, "channel_fill": "repeat", "loss": "dice"},
+        "classes": ["tibia", "femur"],
+        "meta": {"spec": json.loads(DATA.to_json())},
+        "progress": {"samples": 12, "best_dsc": 0.5},
+    }
+    return facts | changes
+
+
+def test_the_command_writes_a_model_that_runs(run, tmp_path):
+    path = tmp_path / "mine.onnx"
+    done = CliRunner().invoke(export_command, [str(run), "-o", str(path), "--name", "mine", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["parity"]["labels"] <= 1e-4
+    runner = Runner(path, "cpu")
+    assert runner.spec.name == "mine"
+    assert (runner.spec.channels, runner.spec.channel_fill) == (2, "neighbours")
+    assert runner.spec.grid == Grid("spacing", spacing_mm=(2.0, 2.0), multiple=16)
+    assert runner.spec.provenance["samples_seen"] == 2
+    assert str(run.parent).encode() not in path.read_bytes()
+
+
+def test_the_gate_compares_slices_of_the_run(run, monkeypatch):
+    seen = []
+
+    class Fake:
+        load = staticmethod(lambda path: (None, facts_of()))
+
+        @staticmethod
+        def export(network, spec, path, images, options):
+            seen.append((spec.name, images, options.weights))
+
+    monkeypatch.setattr("exporters.run.get_exporter", lambda trainer: Fake)
+    export_run(run, run / "x.onnx", RunExport(options=ExportOptions("float16")))
+    name, images, weights = seen[0]
+    assert (name, weights) == ("nnunet-2d", "float16")
+    wanted, _ = SliceCache(run.parent / "cache").batch(np.arange(6))
+    assert np.array_equal(images, wanted)
+
+
+def test_what_the_data_say_comes_into_the_description():
+    spec = describe(facts_of(), "legs")
+    assert spec == replace(
+        DATA,
+        name="legs",
+        channels=1,
+        grid=replace(DATA.grid, multiple=64),
+        provenance=spec.provenance,
+    )
+    assert spec.provenance["licence"] == "CC0-1.0"
+    assert spec.provenance["loss"] == "dice"
+    assert spec.provenance["validation_dsc"] == 0.5
+    assert "torch" in spec.provenance["framework"]
+    other = replace(DATA, denoise=Denoise(fraction=0.3), sided=False)
+    assert describe(facts_of(meta={}), data=other).denoise == other.denoise
+
+
+def test_neighbours_and_repeated_channels(tmp_path):
+    cache = make_cache(tmp_path / "cache", {})
+    repeated = samples(cache, replace(DATA, channels=3))
+    assert repeated.shape == (6, 3, 32, 32)
+    assert np.array_equal(repeated[:, 0], repeated[:, 2])
+    around = samples(cache, replace(DATA, channels=3, channel_fill="neighbours"))
+    assert np.array_equal(around[1, 0], repeated[0, 0])
+    assert np.array_equal(around[1, 2], repeated[2, 0])
+
+
+def test_what_cannot_be_exported(run, tmp_path, monkeypatch):
+    path = tmp_path / "x.onnx"
+    with pytest.raises(ModelError, match="how they were prepared"):
+        describe(facts_of(meta={}))
+    with pytest.raises(ModelError, match="cannot be read"):
+        export_run(tmp_path, path)
+    known = json.loads((run / RUN).read_text(encoding="utf-8"))
+    for name, text in (("other", {"config": {"trainer": "jax"}}), ("bare", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.ckpt").write_bytes((run / "best.ckpt").read_bytes())
+        (tmp_path / name / RUN).write_text(json.dumps(text), encoding="utf-8")
+    with pytest.raises(UsageError, match="'jax'"):
+        export_run(tmp_path / "other", path)
+    with pytest.raises(UsageError, match="where its slices are"):
+        export_run(tmp_path / "bare", path)
+    with pytest.raises(ModelError, match="no cache"):
+        export_run(run, path, RunExport(slices=tmp_path / "none"))
+    assert known["data"][1] == str(run.parent / "cache")
+    assert not path.exists()
+
+
+def test_an_exporter_without_its_framework(monkeypatch):
+    monkeypatch.delitem(sys.modules, "exporters.torch", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingPackageError, match=r"lls\[torch\]"):
+        registry.get_exporter("torch")

@@ -1,0 +1,106 @@
+"""What every network of every installed trainer must do, whoever wrote it."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from exporters.registry import get_exporter
+from exporters.run import describe
+from seg_core.model_spec import Grid, ModelSpec
+from seg_core.runner import Runner
+from trainers.config import IGNORED
+from trainers.registry import get_config, get_network, get_trainer, trainer_names
+
+CLASSES = ("tibia", "femur")
+CASES = [(trainer, name) for trainer in trainer_names() for name in get_trainer(trainer).NETWORKS]
+
+
+class Case:
+    """A network with its engine and a batch of two small slices whose classes are grey values."""
+
+    def __init__(self, trainer, name):
+        self.trainer, self.network = trainer, get_network(trainer, name)
+        self.config = get_config(
+            trainer, name, batch=2, epoch_samples=2, validation_samples=2, device="cpu", threads=1
+        )
+        multiple = self.network.multiple
+        self.shape = max(64, multiple), max(64, 2 * multiple)
+        self.labels = np.zeros((2, *self.shape), np.uint8)
+        self.labels[0, 8:40, 8:40], self.labels[1, 20:56, 30:50] = 1, 2
+        noise = np.random.default_rng(0).normal(0, 0.02, self.labels.shape)
+        self.images = (0.1 + 0.4 * self.labels + noise).clip(0, 1).astype(np.float32)[:, None]
+        self.labels[:, :4] = IGNORED
+        self.engine = self.make_engine()
+
+    def make_engine(self):
+        return get_trainer(self.trainer).make_engine(self.config, CLASSES)
+
+    def facts(self):
+        return {
+            "config": asdict(self.config),
+            "classes": list(CLASSES),
+            "shape": list(self.shape),
+            "meta": {"spec": json.loads(ModelSpec("data", CLASSES, grid=Grid("spacing")).to_json())},
+            "progress": {"samples": 4, "best_dsc": 0.5},
+        }
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def case(request):
+    missing = get_network(*request.param).missing
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    return Case(*request.param)
+
+
+def test_it_learns(case):
+    losses = [case.engine.step(case.images, case.labels, 1e-3) for _ in range(3)]
+    assert np.isfinite(losses).all()
+    assert min(losses[1:]) < losses[0]
+
+
+def test_it_evaluates_without_learning(case):
+    loss, found = case.engine.evaluate(case.images, case.labels)
+    again, same = case.engine.evaluate(case.images, case.labels)
+    assert found.dtype == np.uint8
+    assert found.shape == case.labels.shape
+    assert found.max() <= len(CLASSES)
+    assert np.isfinite(loss)
+    assert loss == again
+    assert np.array_equal(found, same)
+
+
+def test_it_is_saved_and_resumed(case, tmp_path):
+    path = tmp_path / "last.ckpt"
+    case.engine.save(path, case.facts(), resumable=True)
+    resumed = case.make_engine()
+    facts = resumed.load(path)
+    path.unlink()
+    assert facts["progress"] == case.facts()["progress"]
+    assert facts["config"]["network"] == case.config.network
+    loss, _ = case.engine.evaluate(case.images, case.labels)
+    assert resumed.evaluate(case.images, case.labels)[0] == pytest.approx(loss, abs=1e-6)
+    following = [engine.step(case.images, case.labels, 1e-4) for engine in (case.engine, resumed)]
+    if case.config.network != "unet-baseline":  # whose dropout draws from one stream for both
+        assert following[0] == pytest.approx(following[1], abs=1e-5)
+
+
+def test_it_is_exported(case, tmp_path):
+    checkpoint, path = tmp_path / "best.ckpt", tmp_path / "model.onnx"
+    case.engine.save(checkpoint, case.facts(), resumable=False)
+    exporter = get_exporter(case.trainer)
+    network, facts = exporter.load(checkpoint)
+    checkpoint.unlink()
+    spec = describe(facts, "contract")
+    images = np.repeat(case.images, case.config.channels, axis=1)
+    done = exporter.export(network, spec, path, images)
+    assert done.parity.logits < 1e-4
+    runner = Runner(path, "cpu")
+    path.unlink()
+    assert runner.spec == spec
+    _, found = case.engine.evaluate(case.images, case.labels)
+    assert (runner.run(images, case.shape).labels == found).mean() > 0.999
+    wider = np.concatenate([images, images], axis=3)
+    assert runner.logits(wider).shape == (2, 3, case.shape[0], 2 * case.shape[1])
