@@ -116,9 +116,9 @@ def label_subject(
         names = map_table(_map_of(subject), classes.values)
     side = labelled_side(subject, list(names.values()), options.side)
     values, table = _values(list(names.values()), classes, side)
-    if not any(values.values()):
+    if values and not any(values.values()):
         raise ScanError(
-            f"{subject.name} has labels of {', '.join(sorted(values)) or 'nothing'}",
+            f"{subject.name} has labels of {', '.join(sorted(values))}",
             f"{', '.join(classes.names)}, {side if side != 'both' else 'either'} side",
         )
     if subject.structures:
