@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from seg_core.errors import UsageError
-from trainers.augment import NONE, Augmentation, _affine, augment
-from trainers.batches import Draw, epoch_order, fixed_subset, training_batches
+from trainers.augment import NONE, REPORT, Augmentation, _affine, augment
+from trainers.batches import Draw, drawn_slices, epoch_order, fixed_subset, training_batches
 from trainers.cache import SliceCache
 
 ALWAYS = Augmentation(
@@ -148,3 +148,68 @@ def test_a_fixed_subset_is_spread_over_all():
     assert len(subset) == 11
     assert subset[0] == 0
     assert subset[-1] == 999
+
+
+def by_slice(cache, draw, options):
+    """What each sample of an epoch became: a list of (place in the pool, image, labels)."""
+    batches = list(training_batches(cache, draw, options, 1))
+    order = epoch_order(draw)
+    images, labels = (np.concatenate([batch[part] for batch in batches]) for part in (0, 1))
+    return list(zip(order.tolist(), images, labels, strict=True))
+
+
+def test_a_volume_is_flipped_as_a_whole(tmp_path, make_cache):
+    cache = SliceCache(make_cache(tmp_path / "c", subjects=6, slices=5))
+    flips = set()
+    for epoch in (0, 1):
+        draw = Draw(7, epoch, 30, 30, 6)
+        found = {}
+        for place, image, labels in by_slice(cache, draw, replace(NONE, flip=0.5, unit="volume")):
+            (original,), (truth,) = cache.batch(np.array([place]))
+            flipped = bool(np.array_equal(image, original[..., ::-1]))
+            assert flipped or np.array_equal(image, original)
+            assert np.array_equal(labels, truth[:, ::-1] if flipped else truth)
+            found.setdefault(int(cache.first[place]), set()).add(flipped)
+        assert all(len(seen) == 1 for seen in found.values())
+        flips.add(tuple(min(found[first]) for first in sorted(found)))
+    assert len(flips) == 2  # each epoch draws anew
+    assert {True, False} == {flip for epoch in flips for flip in epoch}
+
+
+@pytest.mark.parametrize("unit", ["slice", "volume"])
+def test_a_factor_keeps_the_data_and_adds_lasting_copies(tmp_path, make_cache, unit):
+    cache = SliceCache(make_cache(tmp_path / "c", subjects=2, slices=4))
+    options = replace(Augmentation(), rotation=1.0, noise=1.0, unit=unit, factor=3)
+    epochs = []
+    for epoch in (0, 1):
+        pool = by_slice(cache, Draw(7, epoch, 8, 24, 6, copies=3), options)
+        assert sorted(place for place, *_ in pool) == list(range(24))
+        epochs.append({place: image for place, image, _ in pool})
+    for place in range(24):
+        assert np.array_equal(epochs[0][place], epochs[1][place])
+        original = cache.batch(np.array([place % 8]))[0][0]
+        assert np.array_equal(epochs[0][place], original) == (place < 8)
+    assert not np.array_equal(epochs[0][8], epochs[0][16])
+
+
+def test_noise_differs_between_the_slices_of_a_volume():
+    images, labels = np.full((2, 1, 32, 32), 0.5, np.float32), np.zeros((2, 32, 32), np.uint8)
+    options, seeds = replace(REPORT, noise=1.0, noise_sigma=0.1), np.zeros((2, 1), int)
+    grain = np.array([[0], [1]])
+    one, other = augment(images, labels, seeds, options, grain)[0]
+    assert np.abs(one - other).max() > 0.01
+    same = augment(images, labels, seeds, options)[0]
+    assert np.array_equal(same[0], same[1])
+
+
+def test_the_slices_of_a_batch_are_known(tmp_path, make_cache):
+    cache = SliceCache(make_cache(tmp_path / "c"))
+    draw = Draw(3, 2, len(cache), 40, 8, copies=2)
+    for number, (images, _) in enumerate(training_batches(cache, draw, replace(NONE, factor=2), 1)):
+        assert np.array_equal(images, cache.batch(drawn_slices(draw, number))[0])
+
+
+def test_an_augmentation_that_makes_no_sense():
+    for changes in ({"unit": "scan"}, {"factor": -1}):
+        with pytest.raises(UsageError):
+            replace(NONE, **changes)
