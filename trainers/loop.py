@@ -312,7 +312,7 @@ class Training:
             loss = self.engine.step(images, labels, config.learning_rate(p.epoch))
             if not np.isfinite(loss):
                 chosen = drawn_slices(draw, p.batch)
-                raise _diverged(loss, p, describe_slices(cache.index, chosen), (images, labels))
+                raise _diverged(f"a loss of {loss}", p, (cache.index, chosen), (images, labels))
             p.loss_sum += loss
             p.batch += 1
             p.samples += config.batch
@@ -383,15 +383,18 @@ def describe_slices(index: CacheIndex, slices: npt.NDArray[np.int64]) -> str:
     return "; ".join(parts)
 
 
-def _diverged(loss: float, p: Progress, slices: str, batch: tuple[Images, Labels]) -> DivergedError:
+def _diverged(
+    found: str, p: Progress, place: tuple[CacheIndex, npt.NDArray[np.int64]], batch: tuple[Images, Labels]
+) -> DivergedError:
     """Say what to look at."""
-    images, labels = batch
-    finite = images[np.isfinite(images)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)
+    (index, slices), (images, labels) = place, batch
+    finite = np.isfinite(images)
+    low, high = np.min(images, initial=np.inf, where=finite), np.max(images, initial=-np.inf, where=finite)
+    broken = describe_slices(index, slices[~finite.all(axis=(1, 2, 3))])
     return DivergedError(
-        f"a loss of {loss} in epoch {p.epoch + 1}, batch {p.batch + 1}: slices {slices}, intensities from"
-        f" {low:.4g} to {high:.4g}, {images.size - finite.size} of them no number, labels"
-        f" {', '.join(map(str, np.unique(labels)))}",
+        f"{found} in epoch {p.epoch + 1}, batch {p.batch + 1}: slices {describe_slices(index, slices)};"
+        f" intensities from {low:.4g} to {high:.4g}, not all of them numbers in {broken or 'none'};"
+        f" labels {', '.join(map(str, np.unique(labels)))}",
         "intensities in 0 to 1",
         "look at these slices; if they are in order, lower the learning rate and resume",
     )
