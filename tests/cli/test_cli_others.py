@@ -170,6 +170,26 @@ def test_demo_without_a_model_makes_nothing(lls, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+def test_demo_leaves_what_it_says(lls, tiny_model, tmp_path, monkeypatch):
+    for name, value in (("_SIZE", 64), ("_PIXEL_MM", 7.5), ("_SLICE_MM", 16.0)):
+        monkeypatch.setattr(f"cli.demo.{name}", value)
+    code, out, err = lls("demo", "-o", tmp_path / "d", "--model", tiny_model, "-q")
+    assert code == 0, err
+    paths = [line.split(":", 1)[1].split()[0] for line in out.splitlines() if line.startswith("the ")]
+    assert paths[:2] == [
+        str(tmp_path / "d" / "results" / "demo_preview.png"),
+        str(tmp_path / "d" / "results"),
+    ]
+    assert "right_femur" in out
+    assert "DSC" in out
+    found = nibabel.load(tmp_path / "d" / "results" / "demo_dseg.nii.gz")
+    truth = nibabel.load(tmp_path / "d" / "scan" / "labels.nii.gz")
+    assert found.shape == truth.shape
+    np.testing.assert_allclose(found.affine, truth.affine, atol=1e-3)
+    assert len(list((tmp_path / "d" / "scan" / "dicom").iterdir())) == truth.shape[2]
+    assert lls("demo", "-o", tmp_path / "d", "--model", tiny_model, "-q")[0] == 10
+
+
 def test_an_unknown_command(lls):
     code, _, err = lls("segmnet")
     assert code == 2
