@@ -88,8 +88,8 @@ def training_batches(
     def make(number: int) -> Batch:
         span = slice(number * draw.batch, (number + 1) * draw.batch)
         copies, slices = np.divmod(order[span], draw.slices)
-        images, labels = cache.batch(slices, channels)
         seeds = _columns(draw.seed, draw.epoch, np.arange(span.start, span.stop))
+        images, labels = cache.batch(slices, channels, seeds)
         if options.unit == "slice" and not options.factor:
             images, labels = augment(images, labels, seeds, options)
         else:

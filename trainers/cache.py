@@ -2,7 +2,8 @@
 
 ::
 
-    images.npy   (slices, rows, columns) uint8 (0..255 = 0..1) or float16
+    images.npy   (slices, rows, columns) uint8 (0..255 = 0..1), float16, or uint32: what the pixels are made
+                 of (`trainers.materials`), to be drawn as another scanner would see it each time
     labels.npy   (slices, rows, columns) uint8
     index.json   which slices belong to which subject; written last, so what it names is complete
 """
@@ -57,8 +58,8 @@ class CacheIndex:
         (rows, columns) of every slice.
     classes : tuple of str
         Names of the values 1, 2, ...
-    image_dtype : {"uint8", "float16"}
-        How intensities in [0, 1] are stored.
+    image_dtype : {"uint8", "float16", "uint32"}
+        How intensities in [0, 1] are stored; uint32: mixtures of materials.
     meta : dict
         Free JSON about all subjects, e.g. how slices were prepared.
     subjects : tuple of Subject
@@ -74,8 +75,8 @@ class CacheIndex:
     def __post_init__(self) -> None:
         if len(self.shape) != 2 or any(n < 32 or n % 16 for n in self.shape):
             raise UsageError(f"slices of {self.shape} pixels", "rows and columns that are multiples of 16")
-        if self.image_dtype not in ("uint8", "float16"):
-            raise UsageError(f"images of type {self.image_dtype!r}", "uint8 or float16")
+        if self.image_dtype not in ("uint8", "float16", "uint32"):
+            raise UsageError(f"images of type {self.image_dtype!r}", "uint8, float16 or uint32")
 
     @property
     def slices(self) -> int:
@@ -152,7 +153,7 @@ class SliceCache:
         return self.index.slices
 
     def batch(
-        self, slices: npt.NDArray[np.int64], channels: int = 1
+        self, slices: npt.NDArray[np.int64], channels: int = 1, seeds: npt.NDArray[np.int64] | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """Copy some slices.
 
@@ -162,6 +163,8 @@ class SliceCache:
             Which.
         channels : int
             With more than one, the slices around each in order, within its subject (the border repeats).
+        seeds : ndarray of int64, (n, any), optional
+            Of materials' looks; by default the slices' own numbers, so that each looks the same every time.
 
         Returns
         -------
@@ -171,10 +174,16 @@ class SliceCache:
         """
         offsets = np.arange(channels) - channels // 2
         wanted = np.clip(slices[:, None] + offsets, self.first[slices, None], self.last[slices, None])
-        images = self._images[self._rows[wanted]].astype(np.float32)
-        if self._images.dtype == np.uint8:
+        labels = np.array(self._labels[self._rows[slices]])
+        stored = self._images[self._rows[wanted]]
+        if stored.dtype == np.uint32:
+            from trainers.contrast import paint
+
+            return paint(np.asarray(stored), slices if seeds is None else seeds), labels
+        images = stored.astype(np.float32)
+        if stored.dtype == np.uint8:
             images *= np.float32(1 / 255)
-        return images, np.array(self._labels[self._rows[slices]])
+        return images, labels
 
 
 def _chosen(index: CacheIndex, names: Sequence[str]) -> list[Subject]:
@@ -344,6 +353,8 @@ def encode(images: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     """Store intensities in [0, 1] as uint8 (rounded, 255 = 1) or float16; the stored type passes through."""
     if images.dtype == np.dtype(dtype):
         return np.ascontiguousarray(images)
+    if dtype == "uint32":
+        raise UsageError(f"images of {images.dtype}", "mixtures of materials, uint32")
     if dtype == "uint8":
         images = np.rint(np.clip(images, 0, 1) * 255)
     return np.asarray(np.clip(images, 0, 255 if dtype == "uint8" else 1), dtype)

@@ -13,7 +13,7 @@ from numba import njit
 from scipy.ndimage import gaussian_filter
 
 from seg_core.errors import UsageError
-from trainers.materials import MATERIALS, material_tissues
+from trainers.materials import MATERIALS, Mixtures, material_tissues
 from trainers.mr import KNOWN_LEVELS
 from trainers.soft_tissue import Tissue
 
@@ -91,14 +91,12 @@ def _between(rng: np.random.Generator, a: float, b: float) -> float:
     return float(share * a + (1 - share) * b)
 
 
-def paint(
-    mixtures: npt.NDArray[np.uint8], seeds: npt.NDArray[np.int64], contrast: Contrast | None = None
-) -> FloatArray:
+def paint(mixtures: Mixtures, seeds: npt.NDArray[np.int64], contrast: Contrast | None = None) -> FloatArray:
     """Draw slices, each with the look that its seeds name.
 
     Parameters
     ----------
-    mixtures : ndarray of uint8, (n, channels, rows, columns, 3)
+    mixtures : ndarray of uint32, (n, channels, rows, columns)
         As `trainers.materials.mix` gives them; channels of a slice have one look.
     seeds : ndarray of int64, (n, any)
         Numbers that name each slice's draw.
@@ -115,20 +113,16 @@ def paint(
     UsageError
         If shapes or types do not agree, or a material is unknown.
     """
-    if (
-        mixtures.dtype != np.uint8
-        or mixtures.ndim != 5
-        or mixtures.shape[-1] != 3
-        or len(seeds) != len(mixtures)
-    ):
+    if mixtures.dtype != np.uint32 or mixtures.ndim != 4 or len(seeds) != len(mixtures):
         raise UsageError(
             f"mixtures {mixtures.dtype} {mixtures.shape}, {len(seeds)} seeds",
-            "uint8 (n, channels, rows, columns, 3), n seeds",
+            "uint32 (n, channels, rows, columns), n seeds",
         )
-    if mixtures[..., :2].max(initial=0) >= MATERIALS:
-        raise UsageError(f"material {mixtures[..., :2].max()}", f"below {MATERIALS}")
+    highest = max((mixtures & 255).max(initial=0), ((mixtures >> 8) & 255).max(initial=0))
+    if highest >= MATERIALS:
+        raise UsageError(f"material {highest}", f"below {MATERIALS}")
     contrast = contrast or Contrast()
-    out = np.empty(mixtures.shape[:-1], np.float32)
+    out = np.empty(mixtures.shape, np.float32)
     for slice_, seed, image in zip(mixtures, seeds, out, strict=True):
         rng = np.random.default_rng((*np.atleast_1d(seed), 2))
         levels = draw_levels(rng, contrast)
@@ -160,8 +154,9 @@ def _paint(mixtures, levels, texture, speckle, patches, image):  # type: ignore[
     for k in range(channels):
         for r in range(rows):
             for c in range(columns):
-                first, second, share = mixtures[k, r, c]
-                s = share / np.float32(255)
+                mixture = mixtures[k, r, c]
+                first, second = mixture & 255, (mixture >> 8) & 255
+                s = np.float32((mixture >> 16) / 255)
                 value = s * levels[first] + (1 - s) * levels[second]
                 value *= 1 + texture[first, 0] * speckle[k, r, c] + texture[first, 1] * patches[k, r, c]
                 image[k, r, c] = min(max(value, np.float32(0)), np.float32(1))

@@ -16,6 +16,9 @@ from trainers.soft_tissue import Tissue
 
 Uint8Array = npt.NDArray[np.uint8]
 
+Mixtures = npt.NDArray[np.uint32]
+"""A pixel's first material, 256 times its second one, and 65536 times 255 times the share of the first."""
+
 MATERIALS = 128
 _FIRST_SHADE = 16
 _ORGANS = range(30, 60)  # shades of loops of bowel; all others are muscles'
@@ -37,7 +40,7 @@ def materials(plane: Plane) -> Uint8Array:
     return result
 
 
-def mix(planes: Uint8Array, factor: int) -> Uint8Array:
+def mix(planes: Uint8Array, factor: int) -> Mixtures:
     """Count the materials of blocks of points.
 
     Parameters
@@ -49,8 +52,8 @@ def mix(planes: Uint8Array, factor: int) -> Uint8Array:
 
     Returns
     -------
-    ndarray of uint8, (rows / factor, columns / factor, 3)
-        The most frequent material, the second one, and 255 times the share of the first among the two. Of
+    ndarray of uint32, (rows / factor, columns / factor)
+        `Mixtures`: the most frequent material, the second one, and the share of the first among the two. Of
         equally frequent ones the smaller number comes first.
 
     Raises
@@ -61,17 +64,17 @@ def mix(planes: Uint8Array, factor: int) -> Uint8Array:
     _, rows, columns = planes.shape
     if factor < 1 or rows % factor or columns % factor:
         raise UsageError(f"{rows} x {columns} points in blocks of {factor}", "whole blocks")
-    out = np.empty((rows // factor, columns // factor, 3), np.uint8)
+    out = np.empty((rows // factor, columns // factor), np.uint32)
     _mix(np.ascontiguousarray(planes), factor, out)
     return out
 
 
 def draw_materials(
     anatomy: Anatomy, geometry: Geometry, drawing: Drawing, factor: int = 2, threads: int = 2
-) -> Uint8Array:
-    """Return the mixtures of each slice of a scan, (slices, rows / factor, columns / factor, 3), as `mix`."""
+) -> Mixtures:
+    """Return the mixtures of each slice of a scan, (slices, rows / factor, columns / factor), as `mix`."""
     columns, rows, slices = geometry.shape
-    out = np.empty((slices, rows // factor, columns // factor, 3), np.uint8)
+    out = np.empty((slices, rows // factor, columns // factor), np.uint32)
 
     def take(k: int, planes: list[Plane]) -> None:
         out[k] = mix(np.stack([materials(plane) for plane in planes]), factor)
@@ -104,7 +107,7 @@ def _mix(planes, factor, out):  # type: ignore[no-untyped-def]
                         second == 255 or n > counts[second] or (n == counts[second] and value < second)
                     ):
                         second = value
-            share = 255 if same else counts[first] / (counts[first] + counts[second]) * 255
-            out[r, c, 0], out[r, c, 1], out[r, c, 2] = first, second, np.uint8(share + 0.5)
+            share = 255.0 if same else counts[first] / (counts[first] + counts[second]) * 255
+            out[r, c] = first + 256 * second + 65536 * int(share + 0.5)
             for value in block.flat:
                 counts[value] = 0

@@ -6,6 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seg_core.errors import UsageError
+from trainers.augment import NONE
+from trainers.batches import Draw, training_batches
+from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.contrast import Contrast, draw_levels, paint
 from trainers.materials import MATERIALS, material_tissues, materials, mix
 from trainers.mr import KNOWN_LEVELS
@@ -14,13 +17,14 @@ from trainers.soft_tissue import Tissue
 
 def slow_mix(planes, factor):
     _, rows, columns = planes.shape
-    out = np.zeros((rows // factor, columns // factor, 3), np.uint8)
+    out = np.zeros((rows // factor, columns // factor), np.uint32)
     for r in range(rows // factor):
         for c in range(columns // factor):
             block = planes[:, r * factor : (r + 1) * factor, c * factor : (c + 1) * factor]
             ranked = sorted(Counter(block.ravel().tolist()).items(), key=lambda item: (-item[1], item[0]))
             (first, n), (second, m) = (ranked * 2)[:2]
-            out[r, c] = first, second, 255 if len(ranked) == 1 else np.floor(255 * n / (n + m) + 0.5)
+            share = 255 if len(ranked) == 1 else int(255 * n / (n + m) + 0.5)
+            out[r, c] = first | second << 8 | share << 16
     return out
 
 
@@ -48,8 +52,7 @@ def test_a_material_knows_its_tissue():
 
 def test_a_slice_is_levels_times_shares():
     plain = Contrast(texture=0.0, patches=0.0)
-    mixture = np.array([Tissue.FAT, Tissue.MUSCLE, 51], np.uint8)
-    mixtures = np.broadcast_to(mixture, (1, 1, 4, 4, 3)).copy()
+    mixtures = np.full((1, 1, 4, 4), Tissue.FAT | Tissue.MUSCLE << 8 | 51 << 16, np.uint32)
     image = paint(mixtures, np.array([7]), plain)
     levels = draw_levels(np.random.default_rng((7, 2)), plain)
     expected = 0.2 * levels[Tissue.FAT] + 0.8 * levels[Tissue.MUSCLE]
@@ -58,7 +61,8 @@ def test_a_slice_is_levels_times_shares():
 
 def test_looks_follow_their_seeds_alone():
     rng = np.random.default_rng(0)
-    mixtures = rng.integers(0, len(Tissue), (3, 2, 16, 16, 3)).astype(np.uint8)
+    first, second, share = rng.integers(0, [[len(Tissue)], [len(Tissue)], [256]], (3, 3 * 2 * 16 * 16))
+    mixtures = (first | second << 8 | share << 16).astype(np.uint32).reshape(3, 2, 16, 16)
     seeds = np.array([[1, 2], [3, 4], [5, 6]])
     images = paint(mixtures, seeds)
     np.testing.assert_array_equal(images[1:2], paint(mixtures[1:2], seeds[1:2]))
@@ -88,8 +92,23 @@ def test_known_looks_are_those_of_the_phantom():
 
 
 @pytest.mark.parametrize(
-    "mixtures", [np.zeros((1, 4, 4, 3), np.uint8), np.full((1, 1, 4, 4, 3), MATERIALS, np.uint8)]
+    "mixtures", [np.zeros((1, 4, 4), np.uint32), np.full((1, 1, 4, 4), MATERIALS << 8, np.uint32)]
 )
 def test_wrong_mixtures_are_refused(mixtures):
     with pytest.raises(UsageError):
         paint(mixtures, np.array([0]))
+
+
+def test_a_cache_of_materials_is_drawn_anew_for_each_batch(tmp_path):
+    rng = np.random.default_rng(0)
+    mixtures = mix(rng.integers(0, len(Tissue), (4, 32, 32)).astype(np.uint8), 1)[None].repeat(3, 0)
+    with SliceCacheWriter(tmp_path, CacheIndex((32, 32), ("bone",), "uint32")) as writer:
+        writer.append("a", mixtures, np.ones((3, 32, 32), np.uint8), (1.0, 1.0, 5.0))
+        with pytest.raises(UsageError, match="mixtures"):
+            writer.append("b", np.zeros((1, 32, 32)), np.zeros((1, 32, 32), np.uint8), (1.0, 1.0, 5.0))
+    cache, slices = SliceCache(tmp_path), np.array([0, 1])
+    still, _ = cache.batch(slices)
+    np.testing.assert_array_equal(still, cache.batch(slices)[0])
+    np.testing.assert_array_equal(still, paint(mixtures[:2, None], slices))
+    first, second = (next(training_batches(cache, Draw(0, epoch, 3, 2, 2), NONE, 1))[0] for epoch in range(2))
+    assert np.abs(np.sort(first.ravel()) - np.sort(second.ravel())).mean() > 0.01
