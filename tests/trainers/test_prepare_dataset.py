@@ -1,0 +1,223 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from seg_core.errors import OutputError, ScanError, UsageError
+from seg_core.geometry import LabelMap, Volume
+from seg_core.mesh import surface
+from seg_core.model_spec import Grid
+from seg_core.moments import label_moments
+from seg_core.nifti import read_labels, write_label_table, write_labels
+from seg_core.ply import write_ply
+from trainers.cache import SliceCache
+from trainers.config import IGNORED
+from trainers.dataset import open_dataset, slices_folder
+from trainers.dicom_writer import SeriesInfo, write_series
+from trainers.masks import MaskOptions
+from trainers.prepare import PrepareConfig, prepare
+from trainers.subjects import read_classes, read_subjects
+
+SMALL = PrepareConfig(Grid("size", (64, 64)))
+
+
+@pytest.fixture(scope="module")
+def subject_folders(tmp_path_factory, legs):
+    """The made-up legs three times: with surfaces, with masks of the right leg, with a label map."""
+    base, (volume, labels) = tmp_path_factory.mktemp("subjects"), legs
+    noisy = np.random.default_rng(0).integers(0, 3, volume.array.shape)
+    for n, name in enumerate(("meshes", "masks", "map")):
+        (base / name).mkdir()
+        scan = Volume((volume.array + n * noisy).astype(np.int16), volume.geometry)
+        write_series(base / name / "dicom", scan, SeriesInfo("Somebody"))
+    (base / "meshes/meshes").mkdir()
+    for value, moments in label_moments(labels.array).items():
+        write_ply(base / f"meshes/meshes/{labels.labels[value]}.ply", surface(labels, value, moments.box))
+    (base / "masks/masks").mkdir()
+    for value in (1, 2, 3, 4):
+        mask = LabelMap((labels.array == value).astype(np.uint8), labels.geometry, {})
+        write_labels(base / f"masks/masks/{labels.labels[value]}.nii.gz", mask)
+    write_labels(base / "map/labels.nii.gz", labels)
+    write_label_table(base / "map/labels.json", labels.labels)
+    return base
+
+
+@pytest.fixture(autouse=True)
+def no_pages(monkeypatch):
+    """Drawing has tests of its own, and takes most of the time."""
+    monkeypatch.setattr("trainers.prepare.write_page", lambda path, *rest: path.write_bytes(b"page"))
+
+
+@pytest.fixture
+def folders(tmp_path, subject_folders):
+    """A copy that may be changed."""
+    return shutil.copytree(subject_folders, tmp_path / "subjects")
+
+
+def inputs(base, *names):
+    return read_subjects([base / name for name in names])
+
+
+def states(prepared):
+    return {outcome.name: outcome.status for outcome in prepared.outcomes}
+
+
+def contents(folder):
+    return {f.relative_to(folder): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_labels_of_every_kind_become_the_same_masks(tmp_path, subject_folders, legs):
+    prepared = prepare(inputs(subject_folders, "meshes", "masks", "map"), tmp_path / "data", SMALL, jobs=2)
+    assert states(prepared) == dict.fromkeys(("meshes", "masks", "map"), "made")
+    dataset = open_dataset(tmp_path / "data")
+    assert dataset == prepared.dataset
+    assert dataset.classes == ("tibia", "femur", "fibula", "pelvis")
+    truth = legs[1].array
+    assert np.array_equal(dataset.mask("map").array, truth)
+    assert dataset.mask("map").labels == legs[1].labels
+    bones = np.where(truth > 4, truth - 4, truth)
+    assert np.array_equal(dataset.class_mask("map").array, bones)
+    # Surfaces are smoothed, so they differ in voxels at their border.
+    assert 2 * ((dataset.class_mask("meshes").array == bones) & (bones > 0)).sum() > 0.95 * (
+        (dataset.class_mask("meshes").array > 0).sum() + (bones > 0).sum()
+    )
+    right = dataset.mask("masks").array
+    assert dataset.subject("masks").side == "right"
+    assert np.array_equal(right[(truth > 0) & (truth < 5)], truth[(truth > 0) & (truth < 5)])
+    assert (right[truth > 4] == IGNORED).all()
+    cache = SliceCache(slices_folder(tmp_path / "data"))
+    assert [s.name for s in cache.index.subjects] == ["meshes", "masks", "map"]
+    assert len(cache) == prepared.slices == 120
+    assert set(np.unique(cache.batch(np.arange(40, 80))[1])) == {0, 1, 2, 3, 4, IGNORED}
+
+
+def test_a_second_time_changes_no_byte_and_a_change_makes_that_one_anew(tmp_path, folders):
+    data = tmp_path / "data"
+    prepare(inputs(folders, "meshes", "map"), data, SMALL)
+    before = contents(data)
+    moved = shutil.move(folders, tmp_path / "elsewhere")
+    assert states(prepare(inputs(moved, "meshes", "map"), data, SMALL)) == {"meshes": "kept", "map": "kept"}
+    assert contents(data) == before
+    (moved / "meshes/meshes/left_fibula.ply").unlink()
+    again = prepare(inputs(moved, "meshes", "map"), data, SMALL)
+    assert states(again) == {"meshes": "made", "map": "kept"}
+    assert "left_fibula" not in again.dataset.mask("meshes").labels.values()
+    (data / "map/mask.nii.gz").unlink()
+    assert states(prepare(inputs(moved, "map"), data, SMALL)) == {"map": "made"}
+    assert np.array_equal(read_labels(data / "map/mask.nii.gz").array, open_dataset(data).mask("map").array)
+
+
+def test_other_pixels_leave_the_masks_alone(tmp_path, subject_folders):
+    given = inputs(subject_folders, "map")
+    prepare(given, tmp_path / "data", SMALL)
+    finer = prepare(given, tmp_path / "data", PrepareConfig(Grid("size", (96, 96)), tolerance=0))
+    assert states(finer) == {"map": "kept"}
+    cache = SliceCache(tmp_path / "data/cache")
+    assert cache.index.shape == (96, 96)
+    assert len(cache) == finer.slices < 40
+
+
+def test_one_bad_subject_stops_no_other(tmp_path, folders):
+    (folders / "masks/masks/right_tibia.nii.gz").write_bytes(b"no image")
+    (folders / "bad").mkdir()
+    prepared = prepare(inputs(folders, "masks", "map", "bad"), tmp_path / "data", SMALL, jobs=2)
+    assert states(prepared) == {"masks": "failed", "map": "made", "bad": "failed"}
+    assert isinstance(prepared.outcomes[0].error, ScanError)
+    assert [s.name for s in prepared.dataset.subjects] == ["map"]
+    assert prepared.slices == 40
+    assert sorted(f.name for f in (tmp_path / "data").iterdir()) == ["cache", "dataset.json", "map"]
+
+
+def test_where_all_fail_nothing_is_left(tmp_path, folders):
+    (folders / "masks/masks/right_tibia.nii.gz").write_bytes(b"no image")
+    (folders / "bad").mkdir()
+    assert states(prepare(inputs(folders, "masks", "bad"), tmp_path / "data", SMALL)) == {
+        "masks": "failed",
+        "bad": "failed",
+    }
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_interrupted_preparation_goes_on(tmp_path, subject_folders):
+    data, given = tmp_path / "data", inputs(subject_folders, "meshes", "map")
+    prepare(given, tmp_path / "whole", SMALL)
+    told = []
+
+    def interrupt(step, done, total):
+        told.append((step, done, total))
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(given, data, SMALL, progress=interrupt)
+    (data / ".map.part").mkdir()
+    assert states(prepare(given, data, SMALL)) == {"meshes": "kept", "map": "made"}
+    assert contents(data) == contents(tmp_path / "whole")
+    assert told[0] == ("subjects", 1, 10)
+
+
+def test_subjects_are_added_with_the_same_classes_only(tmp_path, folders):
+    data = tmp_path / "data"
+    prepare(inputs(folders, "map"), data, SMALL)
+    for bone in ("fibula", "pelvis"):
+        (folders / f"masks/masks/right_{bone}.nii.gz").unlink()
+    added = prepare(inputs(folders, "masks"), data, SMALL)
+    assert [s.name for s in added.dataset.subjects] == ["map", "masks"]
+    assert added.dataset.classes == ("tibia", "femur", "fibula", "pelvis")
+    assert any("no label of pelvis" in note for note in added.outcomes[0].subject.odd)
+    tibia = PrepareConfig(SMALL.grid, classes=read_classes("tibia"))
+    with pytest.raises(UsageError, match="classes tibia"):
+        prepare(inputs(folders, "masks"), data, tibia)
+    both = prepare(inputs(folders, "masks", "map"), data, tibia)
+    assert states(both) == {"masks": "made", "map": "made"}
+    assert open_dataset(data).classes == ("tibia",)
+    assert set(np.unique(open_dataset(data).class_mask("masks").array)) == {0, 1, IGNORED}
+
+
+def test_nothing_in_a_dataset_names_a_patient(tmp_path, subject_folders):
+    prepare(inputs(subject_folders, "map"), tmp_path / "data", SMALL)
+    record = json.loads((tmp_path / "data/dataset.json").read_text())["subjects"][0]
+    assert set(record["scan"]) <= {
+        "kind",
+        "modality",
+        "image_type",
+        "plane",
+        "echo",
+        "type",
+        "n_series",
+        "ignored_files",
+    }
+    for file in ("dataset.json", "map/quality.json", "map/mask.json", "cache/index.json"):
+        text = (tmp_path / "data" / file).read_text()
+        assert "Somebody" not in text
+        assert str(subject_folders) not in text
+
+
+def test_the_other_side_is_cut_away(tmp_path, subject_folders):
+    config = PrepareConfig(
+        Grid("spacing", spacing_mm=(4.0, 4.0)), masks=MaskOptions(side="left"), other_side="crop"
+    )
+    prepared = prepare(inputs(subject_folders, "map"), tmp_path / "data", config)
+    assert prepared.dataset.subjects[0].shape[0] < 40
+    assert prepared.dataset.scan("map").geometry.is_close(prepared.dataset.mask("map").geometry)
+    assert set(prepared.dataset.mask("map").labels.values()) == {
+        f"left_{b}" for b in prepared.dataset.classes
+    }
+    with pytest.raises(UsageError, match="cropping"):
+        PrepareConfig(other_side="crop")
+
+
+def test_unsided_labels_of_one_leg_are_told(tmp_path, folders):
+    for file in (folders / "masks/masks").iterdir():
+        file.rename(file.with_name(file.name.removeprefix("right_")))
+    prepared = prepare(inputs(folders, "masks"), tmp_path / "data", SMALL)
+    assert any("only the right leg seems to be labelled" in note for note in prepared.outcomes[0].subject.odd)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path, subject_folders):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="something else"):
+        prepare(inputs(subject_folders, "map"), tmp_path, SMALL)
+    with pytest.raises(ScanError, match="no dataset"):
+        open_dataset(tmp_path)
