@@ -12,8 +12,8 @@ from seg_core.errors import UsageError
 from trainers.augment import Augmentation, augment
 from trainers.cache import SliceCache
 
-# Prepared intensity below which a pixel is taken for air.
-_AIR = 0.1
+AIR = 0.1
+"""Prepared intensity below which a pixel is taken for air."""
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
@@ -135,7 +135,7 @@ def _cut(
 def _place(image: npt.NDArray[np.float32], seed: npt.NDArray[np.int64], size: int) -> tuple[slice, slice]:
     """Draw a window with a pixel of tissue in its middle half; the air around a body is seen too."""
     rng = np.random.default_rng((*seed, 1))
-    tissue = np.argwhere(image[::4, ::4] > _AIR) * 4
+    tissue = np.argwhere(image[::4, ::4] > AIR) * 4
     pixel = rng.choice(tissue) if len(tissue) else rng.integers(image.shape)
     start = pixel - rng.integers(size // 4, 3 * size // 4, 2)
     r, c = (int(x) for x in np.clip(start, 0, np.array(image.shape) - size))

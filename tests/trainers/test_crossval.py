@@ -158,7 +158,7 @@ def test_a_planted_leak_is_refused(data, tmp_path, make_slices, grey_engine):
 def test_air_may_be_shared(data, make_slices):
     for name in ("a", "b"):
         images, labels = make_slices(4, ord(name))
-        images[0], labels[0] = 0, 0
+        images[0], labels[0] = 0.05, 0
         add(data, name, images, labels)
     before = check_subjects(SliceCache(data))
     assert before == check_subjects(SliceCache(data))
