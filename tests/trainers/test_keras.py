@@ -196,9 +196,9 @@ def test_what_fills_the_channels(data):
 def test_a_frozen_encoder_keeps_its_convolutions(shallow):
     config = replace(CONFIG, network="unet-resnet34", batch=2, freeze_encoder=True)
     engine = make_engine(config, CLASSES)
-    before = {w.path: np.array(w) for w in engine.network.weights}
+    before = {w.path: w.numpy().copy() for w in engine.network.weights}
     engine.step(*batch(), 0.01)
-    changed = {w.path for w in engine.network.weights if not np.array_equal(before[w.path], w)}
+    changed = {w.path for w in engine.network.weights if not np.array_equal(before[w.path], w.numpy())}
     encoder = {path for path in before if not path.startswith("decoder")}
     assert {p for p in encoder - changed if p.endswith("kernel")} == {
         p for p in encoder if p.endswith("kernel")
@@ -223,7 +223,7 @@ def test_an_encoder_begins_with_published_weights(shallow, tmp_path, monkeypatch
             names = [f"{layer.name}/{w.name}:0" for w in layer.weights]
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, weight in zip(names, layer.weights, strict=True):
-                group[name] = np.asarray(weight)
+                group[name] = weight.numpy()
     monkeypatch.setattr(keras.utils, "get_file", lambda *a, **k: str(path))
     for weights in (str(path), "imagenet"):
         network = build_network("unet-resnet34", 3, 3, weights)
@@ -266,7 +266,7 @@ def test_it_begins_with_another_network(data, tmp_path):
     a, b = (
         load_best(tmp_path / run / BEST)[0].get_layer("convolution").kernel for run in ("first", "second")
     )
-    assert np.allclose(a, b, atol=1e-6)
+    assert np.allclose(a.numpy(), b.numpy(), atol=1e-6)
     with pytest.raises(UsageError, match="is for"):
         make_engine(replace(still, network="unet-vgg19"), CLASSES)
 

@@ -44,7 +44,7 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         If it is not there or not a checkpoint.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts: dict[str, Any] = json.loads(arrays.pop("facts").tobytes())
     except Exception as error:  # zip files, NumPy and JSON raise many kinds

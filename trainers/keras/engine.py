@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
@@ -67,7 +66,7 @@ class KerasEngine:
     def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
         """Write network and facts."""
         variables = self._state() if resumable else _named(self.network.weights)
-        checkpoint.save(path, {name: np.asarray(v) for name, v in variables.items()}, facts)
+        checkpoint.save(path, {name: v.numpy() for name, v in variables.items()}, facts)
 
     def load(self, path: Path) -> dict[str, Any]:
         """Take over a resumable checkpoint."""
