@@ -1,0 +1,217 @@
+"""A 3D network over a volume: overlapping patches weighed by a Gaussian, in memory bounded by the patch.
+
+Patches and weights are those of nnU-Net 2 (``nnunetv2/inference/sliding_window_prediction.py``), without
+mirroring.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.errors import UsageError
+
+Float32Array = npt.NDArray[np.float32]
+Uint8Array = npt.NDArray[np.uint8]
+Triple = tuple[int, int, int]
+Infer = Callable[[Float32Array], Float32Array]
+"""A patch (slices, rows, columns) -> its logits (classes, slices, rows, columns)."""
+Linear = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
+Slab = tuple[int, Float32Array]
+"""First slice, and logits (classes, n, rows, columns) of n slices from there on."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How patches cover a volume.
+
+    Parameters
+    ----------
+    patch : tuple of int
+        Slices, rows, columns that the network sees at once.
+    overlap : float
+        Share of a patch that the next one covers again, at least; 0 to below 1.
+
+    Raises
+    ------
+    UsageError
+        If a number makes no sense.
+    """
+
+    patch: Triple
+    overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        if len(self.patch) != 3 or min(self.patch) < 1 or not 0 <= self.overlap < 1:
+            raise UsageError(
+                f"patches of {self.patch} that overlap by {self.overlap}",
+                "three positive numbers, 0 to below 1",
+            )
+
+
+def tile_starts(length: int, patch: int, overlap: float) -> list[int]:
+    """Return where patches begin along an axis: evenly spread, the last one ends with the axis.
+
+    An axis shorter than a patch has one, at 0.
+    """
+    room = max(length - patch, 0)
+    steps = ceil(room / (patch * (1 - overlap)))
+    return [round(room / steps * n) for n in range(steps + 1)] if steps else [0]
+
+
+def tile_weights(length: int) -> npt.NDArray[np.float64]:
+    """Return a patch's weights along an axis (length,): a Gaussian of an eighth of it, 1 in the middle."""
+    return np.exp(-0.5 * ((np.arange(length) - length // 2) / (length / 8)) ** 2)
+
+
+def sliding_logits(volume: Float32Array, tiling: Tiling, infer: Infer) -> Iterator[Slab]:
+    """Give a network's logits of a volume, from its first slice to its last.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, (slices, rows, columns)
+        Prepared; air is 0. An axis shorter than the patch is padded with air on both sides. Left alone.
+    tiling : Tiling
+        How patches cover it.
+    infer : callable
+        The network.
+
+    Yields
+    ------
+    first : int
+        Slice with which a slab begins.
+    logits : ndarray of float32, (classes, n, rows, columns)
+        Means of all patches that cover a voxel, weighed by `tile_weights` along each axis. Only one patch's
+        slices are held at a time.
+
+    Raises
+    ------
+    UsageError
+        If the volume has not three axes with at least one voxel each, or the network gives another shape.
+    """
+    if volume.ndim != 3 or volume.dtype != np.float32 or volume.size == 0:
+        raise UsageError(f"a volume {volume.dtype} {volume.shape}", "float32 (slices, rows, columns)")
+    missing = [max(p - n, 0) for n, p in zip(volume.shape, tiling.patch, strict=True)]
+    before = [m // 2 for m in missing]
+    padded = volume
+    if any(missing):
+        padded = np.pad(volume, [(b, m - b) for b, m in zip(before, missing, strict=True)])
+    rows, columns = (slice(b, b + n) for b, n in zip(before[1:], volume.shape[1:], strict=True))
+    for first, logits in _slabs(padded, tiling, infer):
+        start = max(first, before[0])
+        stop = min(first + logits.shape[1], before[0] + volume.shape[0])
+        if start < stop:
+            yield start - before[0], logits[:, start - first : stop - first, rows, columns]
+
+
+def _slabs(volume: Float32Array, tiling: Tiling, infer: Infer) -> Iterator[Slab]:
+    """Give the slabs of a volume that is nowhere smaller than the patch."""
+    pairs = list(zip(volume.shape, tiling.patch, strict=True))
+    starts = [tile_starts(n, p, tiling.overlap) for n, p in pairs]
+    lines = [tile_weights(p) for p in tiling.patch]
+    # Patches and weights are products of axes, and so is the sum of the weights over a voxel.
+    sums = [_covered(n, s, line) for (n, _), s, line in zip(pairs, starts, lines, strict=True)]
+    weights = _product(lines)
+    depth, total = tiling.patch[0], np.zeros((0, 0, 0, 0), np.float32)
+    for first, after in zip(starts[0], [*starts[0][1:], volume.shape[0]], strict=True):
+        for row in starts[1]:
+            for column in starts[2]:
+                place = slice(row, row + tiling.patch[1]), slice(column, column + tiling.patch[2])
+                logits = _checked(infer(volume[first : first + depth, *place]), tiling.patch)
+                if not total.size:
+                    total = np.zeros((len(logits), depth, *volume.shape[1:]), np.float32)
+                total[:, :, *place] += logits * weights
+        done = after - first
+        yield first, total[:, :done] / _product([sums[0][first:after], *sums[1:]])
+        total[:, : depth - done] = total[:, done:].copy()
+        total[:, depth - done :] = 0
+
+
+def _covered(length: int, starts: list[int], line: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + len(line)] += line
+    return total
+
+
+def _product(lines: list[npt.NDArray[np.float64]]) -> Float32Array:
+    a, b, c = lines
+    return (a[:, None, None] * b[:, None] * c).astype(np.float32)
+
+
+def _checked(logits: Float32Array, patch: Triple) -> Float32Array:
+    if logits.ndim != 4 or logits.shape[1:] != patch:
+        raise UsageError(f"logits {logits.shape} of a patch", f"(classes, *{patch})")
+    return logits
+
+
+def upsampled_labels(
+    slabs: Iterable[Slab], source: Triple, target: Triple
+) -> Iterator[tuple[int, Uint8Array, Uint8Array]]:
+    """Give the classes of a finer or coarser grid over the same volume, slice by slice.
+
+    The outer edges of the two grids coincide. Logits are interpolated linearly along all three axes, then the
+    greatest one is taken; no array of all classes on the finer grid is made.
+
+    Parameters
+    ----------
+    slabs : iterable
+        As `sliding_logits` gives them.
+    source, target : tuple of int
+        Slices, rows, columns of the two grids.
+
+    Yields
+    ------
+    number : int
+        Of a slice of ``target``, in order.
+    labels, confidence : ndarray of uint8, (rows, columns)
+        Greatest class, and 255 times its probability.
+    """
+    (low, high, weight), rows, columns = (_linear(s, t) for s, t in zip(source, target, strict=True))
+    number, last = 0, None
+    for first, slab in slabs:
+        logits = slab if last is None else np.concatenate([last, slab], axis=1)
+        begin = first if last is None else first - 1
+        while number < target[0] and high[number] < first + slab.shape[1]:
+            pair = logits[:, low[number] - begin], logits[:, high[number] - begin]
+            labels, confidence = np.empty((2, *target[1:]), np.uint8)
+            _greatest(*pair, weight[number], rows, columns, labels, confidence)
+            yield number, labels, confidence
+            number += 1
+        last = slab[:, -1:].copy()
+
+
+def _linear(source: int, target: int) -> Linear:
+    """Return for each target pixel (target,) the two source pixels around it and the weight of the second."""
+    place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    low = place.astype(np.int64)
+    return low, np.minimum(low + 1, source - 1), place - low
+
+
+@numba.njit(cache=True, nogil=True)
+def _greatest(below, above, weight, rows, columns, labels, confidence):  # type: ignore[no-untyped-def]
+    (row_low, row_high, row_weight), (column_low, column_high, column_weight) = rows, columns
+    classes = below.shape[0]
+    values = np.empty(classes, np.float64)
+    for r in range(labels.shape[0]):
+        top, bottom, v = row_low[r], row_high[r], row_weight[r]
+        for c in range(labels.shape[1]):
+            left, right, u = column_low[c], column_high[c], column_weight[c]
+            best = 0
+            for k in range(classes):
+                value = 0.0
+                for row, share in ((top, 1 - v), (bottom, v)):
+                    a = below[k, row, left] * (1 - u) + below[k, row, right] * u
+                    b = above[k, row, left] * (1 - u) + above[k, row, right] * u
+                    value += share * (a * (1 - weight) + b * weight)
+                values[k] = value
+                if value > values[best]:
+                    best = k
+            total = 0.0
+            for k in range(classes):
+                total += np.exp(values[k] - values[best])
+            labels[r, c] = best
+            confidence[r, c] = np.uint8(np.rint(255 / total))
