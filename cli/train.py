@@ -30,7 +30,7 @@ _SETTINGS: dict[str, tuple[type, str]] = {
     "window": (int, "Rows and columns of a random window; 0: whole slices."),
     "channels": (int, "Input channels."),
     "channel_fill": (str, "repeat: the slice; neighbours: those around it."),
-    "init": (str, "random, imagenet, or a checkpoint to begin with."),
+    "init": (str, "random, imagenet, an encoder's weights, or a checkpoint to begin with."),
     "seed": (int, "Of everything that is drawn."),
     "device": (str, "auto, cpu or cuda."),
     "threads": (int, "On a CPU; 0: the framework's choice."),

@@ -41,8 +41,8 @@ class TrainConfig:
     channel_fill : {"repeat", "neighbours"}
         What fills them: as in the model's description.
     init : str
-        ``random``; ``imagenet``: the encoder as the framework's own loader brings it; or the path of another
-        training's checkpoint with the same network and classes.
+        ``random``; ``imagenet``: the encoder as the framework's own loader brings it; or the path of the
+        encoder's weights, or of another training's checkpoint with the same network and classes.
     freeze_encoder : bool
         Whether the encoder keeps its convolutions as they begin.
     seed : int

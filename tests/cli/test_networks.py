@@ -1,0 +1,45 @@
+import json
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from cli.train import networks
+from trainers import registry
+from trainers.registry import Network
+
+
+def test_the_list_imports_no_framework():
+    code = (
+        "import sys; from cli.main import run; code = run(['networks', '--json']);"
+        "print([m for m in ('torch', 'tensorflow', 'keras', 'onnx') if m in sys.modules], file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    rows = {(row["trainer"], row["network"]): row for row in json.loads(done.stdout)}
+    assert rows["torch", "unet-baseline"]["defaults"]["batch"] == 30
+    assert rows["torch", "nnunet-2d"]["extra"] == "nnunet"
+    assert {name for trainer, name in rows if trainer == "torch"} == {
+        "unet-resnet34",
+        "unet-resnet50",
+        "unet-vgg19",
+        "unet-mobilenetv2",
+        "unet-baseline",
+        "nnunet-2d",
+    }
+
+
+def test_a_network_without_its_package_says_which_extra(monkeypatch):
+    class Other:
+        NETWORKS = {  # noqa: RUF012
+            "here": Network("stands", "x", packages=("json",)),
+            "gone": Network("lacks something", "jax", packages=("json", "no_such_package")),
+        }
+
+    monkeypatch.setattr(registry, "trainer_names", lambda: ["other"])
+    monkeypatch.setattr(registry, "get_trainer", lambda name: Other)
+    here, gone = CliRunner().invoke(networks).output.splitlines()[1:]
+    assert here.split()[:3] == ["other", "here", "stands"]
+    assert here.endswith("yes")
+    assert gone.endswith("pip install 'lls[jax]'")
