@@ -134,6 +134,13 @@ def evaluate(
     return replace(_scores(counts, voxel_volume_mm3), surface=distances)
 
 
+def dice(predicted: IntArray, true: IntArray, common: IntArray) -> FloatArray:
+    """Return ``2 |P and T| / (|P| + |T|)`` from counts of voxels of one shape; NaN where there are none."""
+    dsc = np.full(predicted.shape, np.nan)
+    np.divide(2 * common, predicted + true, out=dsc, where=predicted + true > 0)
+    return dsc
+
+
 def _check_grids(predicted: LabelMap, truth: LabelMap) -> None:
     if not predicted.geometry.is_close(truth.geometry):
         raise GeometryError(
@@ -178,10 +185,8 @@ def _count(predicted: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], n_lab
 
 def _scores(counts: IntArray, voxel_volume_mm3: float) -> Scores:
     p, t, both = (row.copy() for row in counts)
-    dsc = np.full(p.shape, np.nan)
-    np.divide(2 * both, p + t, out=dsc, where=p + t > 0)
     cm3 = voxel_volume_mm3 / 1000
-    return Scores(dsc, np.abs(p - t) * cm3, p * cm3, t * cm3, p, t, both)
+    return Scores(dice(p, t, both), np.abs(p - t) * cm3, p * cm3, t * cm3, p, t, both)
 
 
 def summarise(scores: Sequence[Scores]) -> Summary:

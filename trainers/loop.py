@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import LlsError, UsageError
+from seg_core.metrics import dice, evaluate
 from seg_core.output import output_error
 from trainers.batches import Draw, drawn_slices, fixed_subset, training_batches
 from trainers.cache import CacheIndex, SliceCache
@@ -285,8 +286,8 @@ class Training:
                 loss, dsc = self.validate()
                 if loss < p.least_loss:
                     p.least_loss, p.least_loss_epoch = loss, p.epoch
-                if float(np.mean(dsc)) > p.best_dsc:
-                    p.best_dsc, p.best_epoch = float(np.mean(dsc)), p.epoch
+                if _mean(dsc) > p.best_dsc:
+                    p.best_dsc, p.best_epoch = _mean(dsc), p.epoch
                     self.save(BEST)
                 row = self._row(loss, dsc)
                 log.add(row)
@@ -324,21 +325,21 @@ class Training:
             yield clock.tick(p)
 
     def validate(self) -> tuple[float, npt.NDArray[np.float64]]:
-        """Return the mean loss and the DSC of each class (classes,), counted over all slices together."""
+        """Return the mean loss and the DSC of each class (classes,), counted over all slices together.
+
+        A class that is neither there nor found has NaN.
+        """
         subset = fixed_subset(self.progress.validation_slices, self.config.validation_samples)
-        classes = len(self.index.classes)
-        counts, losses = np.zeros((3, classes + 1)), 0.0
+        counts, losses = np.zeros((3, len(self.index.classes)), np.int64), 0.0
         for start in range(0, len(subset), self.config.batch):
             chosen = subset[start : start + self.config.batch]
             images, labels = self.validation.batch(chosen, self.config.cache_channels)
             loss, found = self.engine.evaluate(images, labels)
             losses += loss * len(images)
             known = labels != IGNORED
-            for row, values in enumerate((found[known & (found == labels)], found[known], labels[known])):
-                counts[row] += np.bincount(values, minlength=classes + 1)
-        both, predicted, true = counts[:, 1:]
-        total = predicted + true
-        return losses / len(subset), np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
+            scores = evaluate(found * known, labels * known, len(self.index.classes), 1.0)
+            counts += scores.predicted_voxels, scores.true_voxels, scores.common_voxels
+        return losses / len(subset), dice(*counts)
 
     def _row(self, loss: float, dsc: npt.NDArray[np.float64]) -> dict[str, Any]:
         p = self.progress
@@ -348,11 +349,17 @@ class Training:
             "slices": p.slices,
             "train_loss": round(p.loss_sum / max(p.batch, 1), 5),
             "validation_loss": round(loss, 5),
-            "dsc": round(float(np.mean(dsc)), 5),
+            "dsc": round(_mean(dsc), 5),
             **{f"dsc_{name}": round(float(d), 5) for name, d in zip(self.index.classes, dsc, strict=True)},
             "lr": self.config.learning_rate(p.epoch - 1),
             "seconds": round(p.seconds, 1),
         }
+
+
+def _mean(dsc: npt.NDArray[np.float64]) -> float:
+    """Return the mean over the classes that have a DSC; 0 without one."""
+    there = dsc[~np.isnan(dsc)]
+    return float(there.mean()) if there.size else 0.0
 
 
 class _Clock:

@@ -47,7 +47,8 @@ class GreyEngine:
                 self.sums = np.array(json.load(file)["sums"])
 
     def _distances(self, images):
-        centres = self.sums[:, 0] / np.maximum(self.sums[:, 1], 1)
+        total, pixels = self.sums.T
+        centres = np.where(pixels > 0, total / np.maximum(pixels, 1), 9.0)  # never seen: far from any grey
         return np.abs(images[:, 0] - centres[:, None, None, None])
 
     def step(self, images, labels, lr):

@@ -10,8 +10,8 @@ import pytest
 from cli.train import TrainingLine
 from seg_core.errors import OutputError
 from trainers.augment import NONE, REPORT
-from trainers.cache import CacheIndex, SliceCacheWriter
-from trainers.config import TrainConfig
+from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
+from trainers.config import IGNORED, TrainConfig
 from trainers.log import read_log
 from trainers.loop import BEST, LAST, DivergedError, Source, Tick, train
 from trainers.torch import checkpoint
@@ -173,3 +173,29 @@ def test_a_disk_that_fills_in_an_epoch_ends_it_and_it_goes_on(data, tmp_path, gr
     train(grey_engine, CONFIG, data, tmp_path / "run")
     losses = [[row["train_loss"] for row in read_log(tmp_path / run / "log.csv")] for run in ("whole", "run")]
     assert losses[0] == losses[1]
+
+
+def test_a_class_that_is_not_there_is_left_out_of_the_choice(tmp_path, make_slices, grey_engine):
+    """Nobody labelled the second class: the mean is the first one's alone."""
+    for name in ("train", "validation"):
+        images, labels = make_slices(8, 3)
+        labels[labels == 2] = IGNORED
+        with SliceCacheWriter(tmp_path / name, CacheIndex((32, 64), ("tibia", "femur"))) as writer:
+            writer.append("one", images, labels, (1.0, 1.0, 3.0))
+    result = train(grey_engine, CONFIG, (tmp_path / "train", tmp_path / "validation"), tmp_path / "run")
+    row = read_log(tmp_path / "run" / "log.csv")[-1]
+    assert row["dsc_femur"] == "nan"
+    assert float(row["dsc_tibia"]) == float(row["dsc"]) == pytest.approx(result.best_dsc, abs=1e-5)
+    assert 0.9 < result.best_dsc <= 1
+
+
+def test_validation_counts_over_all_slices(data, tmp_path, grey_engine):
+    train(grey_engine, replace(CONFIG, epochs=1, validation_samples=100), data, tmp_path / "run")
+    cache = SliceCache(data[1])
+    images, labels = cache.batch(np.arange(len(cache)))
+    engine = grey_engine(replace(CONFIG, init=str(tmp_path / "run" / BEST)), ("tibia", "femur"))
+    found = engine.evaluate(images, labels)[1]
+    (row,) = read_log(tmp_path / "run" / "log.csv")
+    for value, name in enumerate(("tibia", "femur"), 1):
+        p, t = found == value, labels == value
+        assert float(row[f"dsc_{name}"]) == pytest.approx(2 * (p & t).sum() / (p.sum() + t.sum()), abs=1e-5)
