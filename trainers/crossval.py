@@ -148,8 +148,8 @@ def check_subjects(cache: SliceCache) -> str:
     if leaks:
         raise LeakError(
             "; ".join(f"{a} and {b} share {n} slices" for (a, b), n in leaks.items()),
-            "each scan under one subject's name",
-            "remove the second one, or give all scans of a person one name",
+            "each scan in the data once",
+            "prepare the data again without one of them",
         )
     if bare:
         raise UsageError(f"no label in any slice of {', '.join(bare)}", "labels for every subject")
