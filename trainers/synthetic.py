@@ -19,9 +19,11 @@ from seg_core.intensity import intensity_window, scale
 from seg_core.labels import BONES
 from seg_core.model_spec import Grid, ModelSpec, Normalisation
 from seg_core.resize import resize_bilinear
+from trainers.anatomy import Anatomy
 from trainers.cache import CacheIndex, SliceCacheWriter
 from trainers.draw import true_labels
-from trainers.phantom import PhantomConfig, make_phantom
+from trainers.materials import Mixtures, draw_materials
+from trainers.phantom import PhantomConfig, make_phantom, place
 
 NORMALISATION = Normalisation("percentile", 1.0, 99.5)
 PIXEL_MM = 1.875
@@ -65,9 +67,27 @@ def training_slices(
     stored = phantom.volume.array.T
     low, high = intensity_window(phantom.volume.array, NORMALISATION)
     images = resize_bilinear(scale(stored, low, high), (SIZE, SIZE))
-    labels = true_labels(phantom.anatomy, _resized(phantom.volume.geometry, SIZE)).array.T
-    bone = np.where(labels > len(BONES), labels - len(BONES), labels).astype(np.uint8)
-    return images, bone
+    return images, _bones(phantom.anatomy, phantom.volume.geometry)
+
+
+def training_materials(config: PhantomConfig, threads: int = 1) -> tuple[Mixtures, npt.NDArray[np.uint8]]:
+    """Say of what a person's slices are made, to be drawn in every look.
+
+    Returns
+    -------
+    mixtures : ndarray of uint32, (slices, rows, columns)
+        As `trainers.materials.mix` gives them.
+    labels : ndarray of uint8, (slices, rows, columns)
+        The bone, 0 to 4, whatever its side.
+    """
+    anatomy, geometry, drawing, _ = place(config)
+    mixtures = draw_materials(anatomy, geometry, drawing, geometry.shape[0] // SIZE, threads)
+    return mixtures, _bones(anatomy, geometry)
+
+
+def _bones(anatomy: Anatomy, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    labels = true_labels(anatomy, _resized(geometry, SIZE)).array.T
+    return np.where(labels > len(BONES), labels - len(BONES), labels).astype(np.uint8)
 
 
 def _resized(geometry: Geometry, size: int) -> Geometry:
@@ -90,17 +110,21 @@ def main() -> None:
     parser.add_argument(
         "--subjects", type=int, nargs="*", default=[], help="measured subjects instead of draws"
     )
+    parser.add_argument(
+        "--materials", action="store_true", help="what slices are made of, for looks drawn while training"
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     meta = {"pixel_mm": PIXEL_MM, "spec": json.loads(SPEC.to_json())}
-    index = CacheIndex((SIZE, SIZE), BONES, meta=meta)
+    make = training_materials if arguments.materials else training_slices
+    index = CacheIndex((SIZE, SIZE), BONES, "uint32" if arguments.materials else "uint8", meta)
     with SliceCacheWriter(arguments.out, index) as writer:
         known = {subject.name for subject in writer.index.subjects}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.people):
             config = draw_phantom_config(seed, tuple(arguments.subjects))
             if str(seed) in known:
                 continue
-            images, labels = training_slices(config, arguments.threads)
+            images, labels = make(config, arguments.threads)
             spacing = (PIXEL_MM, PIXEL_MM, config.slice_mm)
             writer.append(str(seed), images, labels, spacing, {"subject": config.subject})
             print(f"{seed}: {len(images)} slices", flush=True)

@@ -5,7 +5,8 @@ from seg_core.intensity import intensity_window, scale
 from seg_core.labels import BONES
 from seg_core.resize import resize_bilinear
 from trainers.phantom import PhantomConfig, make_phantom
-from trainers.synthetic import NORMALISATION, draw_phantom_config, training_slices
+from trainers.soft_tissue import Tissue
+from trainers.synthetic import NORMALISATION, draw_phantom_config, training_materials, training_slices
 
 CONFIG = PhantomConfig(seed=21, stature_cm=120, size=256, pixel_mm=1.875, slice_mm=25.0)
 
@@ -32,6 +33,17 @@ def test_labels_are_bones_without_sides(slices: tuple[np.ndarray, np.ndarray]) -
     assert set(np.unique(labels)) == {0, 1, 2, 3, 4}
     assert images.min() >= 0
     assert images.max() <= 1
+
+
+def test_materials_are_those_of_the_scan(slices: tuple[np.ndarray, np.ndarray]) -> None:
+    mixtures, labels = training_materials(CONFIG)
+    assert np.array_equal(labels, slices[1])
+    first, share = mixtures & 255, mixtures >> 16
+    air = (first == Tissue.AIR) & (share == 255)
+    assert slices[0][air].mean() < 0.1 < slices[0][~air].mean()
+    bony = [Tissue.CORTEX, Tissue.MARROW, Tissue.RED_MARROW, Tissue.CARTILAGE]
+    inside = np.isin(first, bony) | np.isin((mixtures >> 8) & 255, bony)
+    assert inside[labels > 0].mean() > 0.95  # a label is that of the slice's middle, materials of all of it
 
 
 def test_training_never_meets_the_subjects_of_the_test() -> None:
