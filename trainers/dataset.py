@@ -165,11 +165,6 @@ def is_dataset(folder: Path) -> bool:
     return (Path(folder) / INDEX).is_file()
 
 
-def slices_folder(folder: Path) -> Path:
-    """Return where the slices of a dataset are; another folder is taken to hold slices itself."""
-    return Path(folder) / "cache" if is_dataset(folder) else Path(folder)
-
-
 def open_dataset(folder: Path) -> Dataset:
     """Read a dataset's index.
 

@@ -25,7 +25,7 @@ TISSUE = 0.1  # of the brightness of nearly all tissue
 # on their other side, where only a wrong side would put it, and a thigh has its own middle.
 INNER_MM, OUTER_MM = 18.0, 30.0
 SURE, SEEN = 0.6, 0.3  # share of the tissue that must cover itself
-MARGIN_MM = 5.0  # before the midline: bone of the other leg as background does harm, ignored tissue little
+MARGIN_MM = 10.0  # before the midline: bone of the other leg as background does harm, ignored tissue little
 LITTLE = 0.02  # of the most tissue, squared, that a level has
 CROSSED = 0.02  # share of the labels beyond the midline that makes it doubtful
 
