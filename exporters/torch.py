@@ -123,6 +123,9 @@ def _logits(network: torch.nn.Module, samples: npt.NDArray[np.float32]) -> npt.N
 
 def _graph(network: torch.nn.Module, samples: npt.NDArray[np.float32]) -> onnx.ModelProto:
     """Export with any number of images, rows and columns."""
+    for module in network.modules():
+        if hasattr(module, "inplace"):  # decomposed over symbolic sizes, which takes far longer
+            module.inplace = False
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
         # The exporter calls what torch itself has deprecated.

@@ -65,6 +65,8 @@ class TorchEngine:
         state = facts | {"network": self.network.state_dict()}
         if resumable:
             state |= {"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
+            if self.device.type == "cuda":
+                state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         checkpoint.save(state, path)
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -75,6 +77,9 @@ class TorchEngine:
         _fill(self.network, facts.pop("network"), path)
         self.optimizer.load_state_dict(facts.pop("optimizer"))
         torch.set_rng_state(facts.pop("rng"))
+        drawn = facts.pop("cuda_rng", None)
+        if drawn is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn, self.device)
         return facts
 
     def _outputs(self, images: npt.NDArray[np.float32]) -> Any:
