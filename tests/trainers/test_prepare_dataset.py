@@ -11,10 +11,12 @@ from seg_core.model_spec import Grid
 from seg_core.moments import label_moments
 from seg_core.nifti import read_labels, write_label_table, write_labels
 from seg_core.ply import write_ply
+from trainers.augment import AUGMENTATIONS
 from trainers.cache import SliceCache
-from trainers.config import IGNORED
-from trainers.dataset import open_dataset, slices_folder
+from trainers.config import IGNORED, TrainConfig
+from trainers.dataset import open_dataset
 from trainers.dicom_writer import SeriesInfo, write_series
+from trainers.loop import Source, train
 from trainers.masks import MaskOptions
 from trainers.prepare import PrepareConfig, prepare
 from trainers.subjects import read_classes, read_subjects
@@ -86,7 +88,7 @@ def test_labels_of_every_kind_become_the_same_masks(tmp_path, subject_folders, l
     assert dataset.subject("masks").side == "right"
     assert np.array_equal(right[(truth > 0) & (truth < 5)], truth[(truth > 0) & (truth < 5)])
     assert (right[truth > 4] == IGNORED).all()
-    cache = SliceCache(slices_folder(tmp_path / "data"))
+    cache = Source(tmp_path / "data").open()
     assert [s.name for s in cache.index.subjects] == ["meshes", "masks", "map"]
     assert len(cache) == prepared.slices == 120
     assert set(np.unique(cache.batch(np.arange(40, 80))[1])) == {0, 1, 2, 3, 4, IGNORED}
@@ -221,3 +223,36 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, subject_folders):
         prepare(inputs(subject_folders, "map"), tmp_path, SMALL)
     with pytest.raises(ScanError, match="no dataset"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("side", ["right", "both"])
+def test_a_network_taught_one_leg_finds_both_where_the_other_is_ignored(
+    tmp_path, subject_folders, monkeypatch, side
+):
+    """The network sees grey values alone, so that bone which is taught as background costs it the bone."""
+    torch = pytest.importorskip("torch")
+    engine = pytest.importorskip("trainers.torch.engine")
+
+    def build(name, classes, channels, weights="random"):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(channels, 24, 1), torch.nn.ReLU(), torch.nn.Conv2d(24, classes, 1)
+        )
+
+    monkeypatch.setattr(engine, "build_network", build)
+    given = inputs(subject_folders, "masks")
+    prepare(given, tmp_path / "data", PrepareConfig(SMALL.grid, masks=MaskOptions(side=side)))
+    source = Source(tmp_path / "data")
+    config = TrainConfig(
+        epochs=1, epoch_samples=1200, batch=8, loss="cross_entropy", lr=0.05, channels=1, device="cpu",
+        threads=1, augmentation=AUGMENTATIONS["none"],
+    )  # fmt: skip
+    run = train(engine.TorchEngine, config, (source, source), tmp_path / "run")
+    network, _ = engine.load_best(run.best)
+    truth = prepare(inputs(subject_folders, "map"), tmp_path / "truth", SMALL).dataset
+    images, labels = SliceCache(truth.cache).batch(np.arange(40))
+    with torch.inference_mode():
+        found = network(torch.from_numpy(images)).argmax(1).numpy()
+    left = np.s_[:, :, 34:]  # columns grow to the left
+    bone = labels[left] > 0
+    right_way = (found[left] == labels[left])[bone].mean()
+    assert right_way > 0.9 if side == "right" else right_way < 0.6
