@@ -93,4 +93,5 @@ def test_the_page_dims_what_is_ignored_and_leaves_the_scan_alone(tmp_path, legs,
     assert dim.mean() - page < 0.95 * (whole.mean() - page)
     odd = examine(volume, legs[1], ["patella", "sacrum"])
     write_page(tmp_path / "odd.png", volume, legs[1], odd, ["subject", "labels", "a line of words"])
-    assert Image.open(tmp_path / "odd.png").height > len(whole)
+    with Image.open(tmp_path / "odd.png") as picture:
+        assert picture.height > len(whole)
