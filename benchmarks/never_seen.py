@@ -112,12 +112,10 @@ def table(look: str, scores: list[Score]) -> str:
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
     """Mean and SD of those that are numbers; how many are none is said, since a missed bone has no HD95."""
     known = values[np.isfinite(values)]
+    if not len(known):
+        return "none"
     missing = f" ({len(values) - len(known)} none)" if len(known) < len(values) else ""
-    return (
-        f"{known.mean():.3f} ± {known.std(ddof=min(1, len(known) - 1)):.3f}{missing}"
-        if len(known)
-        else "none"
-    )
+    return f"{known.mean():.3f} ± {known.std(ddof=min(1, len(known) - 1)):.3f}{missing}"
 
 
 def main() -> None:

@@ -139,9 +139,8 @@ def check_label_file(path: str | Path, labelmap: LabelMap, scan: Geometry) -> li
     same_grid = written.geometry.shape == scan.shape and np.allclose(
         written.geometry.affine, scan.affine, rtol=1e-6, atol=1e-4
     )
-    slices = zip(
-        written.array.T, labelmap.array.T, strict=same_grid
-    )  # whole, the comparison is a volume more
+    # Slice by slice: the comparison of whole arrays is a volume more in memory.
+    slices = zip(written.array.T, labelmap.array.T, strict=same_grid)
     same = same_grid and all(np.array_equal(a, b) for a, b in slices)
     shape = " x ".join(map(str, written.geometry.shape))
     return [

@@ -166,7 +166,7 @@ class _Job:
         since = time.perf_counter()
         if self.options.denoise:
             fraction = self.runner.spec.denoise.volume_fraction
-            classes, self.removed["volume"] = denoise_volume(classes, self.classes, fraction, True)
+            classes, self.removed["volume"] = denoise_volume(classes, self.classes, fraction, overwrite=True)
             since = self.clock.add("denoise", since)
         labels, evidence = self._sides(classes)
         self.clock.add("sides", since)
@@ -268,7 +268,7 @@ class _Job:
         labels = LabelMap(classes, self.volume.geometry, plain_labels(names))
         if not self.runner.spec.sided:
             return labels, None
-        labels, evidence = split_sides(labels, names, self.options.laterality, True)
+        labels, evidence = split_sides(labels, names, self.options.laterality, overwrite=True)
         if evidence.kind == "unknown":
             self.warnings.append(f"the side is unknown: {evidence.detail}")
         if evidence.conflict:
