@@ -30,7 +30,11 @@ _SETTINGS: dict[str, tuple[type, str]] = {
     "window": (int, "Rows and columns of a random window; 0: whole slices."),
     "channels": (int, "Input channels."),
     "channel_fill": (str, "repeat: the slice; neighbours: those around it."),
-    "init": (str, "random, imagenet, an encoder's weights, or a checkpoint to begin with."),
+    "neighbour_mm": (float, "How far apart neighbours are, to the nearest slice; 0: slices in a row."),
+    "init": (
+        str,
+        "random, imagenet, default (the bundled network), or the file of a model, checkpoint or encoder.",
+    ),
     "seed": (int, "Of everything that is drawn."),
     "device": (str, "auto, cpu or cuda."),
     "threads": (int, "On a CPU; 0: the framework's choice."),

@@ -15,6 +15,7 @@ from exporters.registry import get_exporter
 from seg_core.errors import ModelError, UsageError
 from seg_core.model_spec import ModelSpec
 from trainers.batches import fixed_subset
+from trainers.config import Around
 from trainers.loop import BEST, RUN, Source
 from trainers.registry import get_network
 
@@ -114,6 +115,7 @@ def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = 
         classes=tuple(facts["classes"]),
         channels=config["channels"],
         channel_fill=config["channel_fill"],
+        neighbour_mm=config.get("neighbour_mm", 0.0),
         grid=replace(data.grid, multiple=network.multiple),
         provenance=learned | dict(data.provenance),
     )
@@ -129,9 +131,9 @@ def _versioned(package: str) -> str:
 def samples(folder: Path, spec: ModelSpec) -> npt.NDArray[np.float32]:
     """Return evenly spread slices of a cache as the network takes them, (n, channels, rows, columns)."""
     cache = Source(folder).open()
-    distinct = spec.channels if spec.channel_fill == "neighbours" else 1
-    images, _ = cache.batch(fixed_subset(len(cache), SAMPLES), distinct)
-    return images.repeat(spec.channels // distinct, axis=1)
+    around = Around(spec.channels, spec.neighbour_mm) if spec.channel_fill == "neighbours" else Around()
+    images, _ = cache.batch(fixed_subset(len(cache), SAMPLES), around)
+    return images.repeat(spec.channels // around.channels, axis=1)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -91,7 +91,10 @@ class ModelSpec:
     channels : int
         Number of input channels.
     channel_fill : {"repeat", "neighbours"}
-        The same slice in each channel, or the slices around it in order.
+        The same slice in each channel, or slices around it in order.
+    neighbour_mm : float
+        How far apart the slices of neighbouring channels lie, to the nearest slice; 0: slices in a row,
+        whatever their distance.
     grid : Grid
         The pixels that the network wants.
     normalisation : Normalisation
@@ -112,6 +115,7 @@ class ModelSpec:
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     channels: int = 3
     channel_fill: Literal["repeat", "neighbours"] = "repeat"
+    neighbour_mm: float = 0.0
     grid: Grid = field(default_factory=Grid)
     normalisation: Normalisation = field(default_factory=Normalisation)
     orientation: str = "LPS"

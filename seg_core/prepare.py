@@ -1,7 +1,7 @@
 """From the scan's slices to the network's input, and its labels back to the scan's own grid."""
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ class SlicePlan:
         Distance of slices, rows, columns.
     channels : int
         Of the network.
-    neighbours : bool
-        Whether channels hold the slices around, else the same one.
+    stride : int
+        Slices from one channel to the next; 0: each holds the same one.
     """
 
     axes: tuple[int, int, int]
@@ -57,7 +57,7 @@ class SlicePlan:
     grid: Pair
     spacing_mm: tuple[float, float, float]
     channels: int
-    neighbours: bool
+    stride: int
 
     def oriented(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a view (slice, row, column) of a stored array (i, j, k); writing to it writes there."""
@@ -114,8 +114,13 @@ def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
         grid=grid,
         spacing_mm=(sizes[0], sizes[1], sizes[2]),
         channels=spec.channels,
-        neighbours=spec.channel_fill == "neighbours",
+        stride=slice_stride(spec.neighbour_mm, sizes[0]) if spec.channel_fill == "neighbours" else 0,
     )
+
+
+def slice_stride(neighbour_mm: float, slice_mm: float) -> int:
+    """Return how many slices further the next channel looks: nearest to the distance, at least 1."""
+    return max(1, round(neighbour_mm / slice_mm))
 
 
 def _cover(pixels: int, pixel_mm: float, axis: int, spec: ModelSpec) -> Pair:
@@ -133,6 +138,8 @@ def _check_spec(spec: ModelSpec) -> None:
     grid = spec.grid
     if grid.multiple < 1 or min(grid.spacing_mm) <= 0 or min(grid.size) < 1 or spec.channels < 1:
         raise ModelError(f"grid {grid} with {spec.channels} channels", "positive numbers")
+    if not 0 <= spec.neighbour_mm < inf:
+        raise ModelError(f"channels {spec.neighbour_mm} mm apart", "0 or a distance")
     if grid.kind == "size" and any(n % grid.multiple for n in grid.size):
         raise ModelError(f"grid {grid.size}", f"multiples of {grid.multiple}")
 
@@ -165,13 +172,11 @@ def prepare(
     """
     if not 0 <= start <= stop <= plan.slices:
         raise UsageError(f"slices {start} to {stop}", f"within 0 to {plan.slices}")
-    left = plan.channels // 2 if plan.neighbours else 0
-    right = plan.channels - 1 - left if plan.neighbours else 0
-    first, last = max(start - left, 0), min(stop + right, plan.slices)
-    resized = resize_bilinear(_framed(plan.oriented(array)[first:last], plan, window), plan.grid)
-    offsets = np.arange(plan.channels) - left if plan.neighbours else np.zeros(plan.channels, int)
-    wanted = np.clip(np.arange(start, stop)[:, None] + offsets, first, last - 1) - first
-    channels: Float32Array = resized[wanted]
+    offsets = (np.arange(plan.channels) - plan.channels // 2) * plan.stride
+    wanted = np.clip(np.arange(start, stop)[:, None] + offsets, 0, plan.slices - 1)
+    needed, places = np.unique(wanted, return_inverse=True)
+    resized = resize_bilinear(_framed(plan.oriented(array)[needed], plan, window), plan.grid)
+    channels: Float32Array = resized[places.reshape(wanted.shape)]
     return channels
 
 

@@ -40,6 +40,9 @@ class Augmentation:
         Probability, and greatest standard deviation of Rician noise (two Gaussian parts).
     blur, blur_sigma : float
         Probability, and greatest standard deviation of a Gaussian, in pixels.
+    alone : float
+        Probability that neighbouring slices are hidden: each channel holds the slice itself, as where a scan
+        has no other.
     unit : {"slice", "volume"}
         What shares a draw: each slice has its own, or all slices of a subject have one (noise differs, and
         contrast turns around each slice's mean).
@@ -67,6 +70,7 @@ class Augmentation:
     noise_sigma: float = 0.05
     blur: float = 0.2
     blur_sigma: float = 1.0
+    alone: float = 0.05
     unit: Literal["slice", "volume"] = "slice"
     factor: int = 0
 
@@ -78,7 +82,7 @@ class Augmentation:
 
 
 NONE = Augmentation(
-    flip=0, rotation=0, scale=0, shift=0, contrast=0, brightness=0, gamma=0, bias=0, noise=0, blur=0
+    flip=0, rotation=0, scale=0, shift=0, contrast=0, brightness=0, gamma=0, bias=0, noise=0, blur=0, alone=0
 )
 REPORT = replace(NONE, flip=0.5, rotation=1.0, rotation_degrees=15.0, unit="volume", factor=2)
 AUGMENTATIONS = {"full": Augmentation(), "report": REPORT, "none": NONE}
@@ -130,10 +134,13 @@ def augment(
     for i in range(n):
         rng = np.random.default_rng(np.atleast_1d(seeds[i]))
         matrix = _affine(rng, options, rows, columns)
+        image = images[i]
+        if options.alone and np.random.default_rng((*np.atleast_1d(seeds[i]), 3)).random() < options.alone:
+            image = np.repeat(image[len(image) // 2, None], len(image), axis=0)
         if np.array_equal(matrix, np.eye(2, 3)):
-            new_images[i], new_labels[i] = images[i], labels[i]
+            new_images[i], new_labels[i] = image, labels[i]
         else:
-            _warp(images[i], labels[i], matrix, new_images[i], new_labels[i])
+            _warp(image, labels[i], matrix, new_images[i], new_labels[i])
         _intensity(new_images[i], rng, options, rng if grain is None else np.random.default_rng(grain[i]))
     return new_images, new_labels
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from seg_core.errors import UsageError
 from trainers.augment import Augmentation, augment
 from trainers.cache import SliceCache
+from trainers.config import Around
 
 AIR = 0.1
 """Prepared intensity below which a pixel is taken for air."""
@@ -74,7 +75,7 @@ def drawn_slices(draw: Draw, batch: int) -> npt.NDArray[np.int64]:
 
 
 def training_batches(
-    cache: SliceCache, draw: Draw, options: Augmentation, channels: int, first_batch: int = 0
+    cache: SliceCache, draw: Draw, options: Augmentation, around: Around, first_batch: int = 0
 ) -> Iterator[Batch]:
     """Give the epoch's augmented batches from ``first_batch`` on, each made while the one before is used.
 
@@ -89,7 +90,7 @@ def training_batches(
         span = slice(number * draw.batch, (number + 1) * draw.batch)
         copies, slices = np.divmod(order[span], draw.slices)
         seeds = _columns(draw.seed, draw.epoch, np.arange(span.start, span.stop))
-        images, labels = cache.batch(slices, channels, seeds)
+        images, labels = cache.batch(slices, around, seeds)
         if options.unit == "slice" and not options.factor:
             images, labels = augment(images, labels, seeds, options)
         else:

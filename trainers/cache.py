@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import ModelError, OutputError, UsageError
-from trainers.config import IGNORED
+from trainers.config import IGNORED, Around
 
 FORMAT_VERSION = 1
 
@@ -148,12 +148,16 @@ class SliceCache:
         self.index = replace(stored, subjects=tuple(replace(s, start=a, stop=b) for s, a, b in seen))
         self.first = np.repeat(stops - lengths, lengths)
         self.last = np.repeat(stops - 1, lengths)
+        self._slice_mm = np.repeat([s.spacing_mm[2] for s in wanted], lengths)
 
     def __len__(self) -> int:
         return self.index.slices
 
     def batch(
-        self, slices: npt.NDArray[np.int64], channels: int = 1, seeds: npt.NDArray[np.int64] | None = None
+        self,
+        slices: npt.NDArray[np.int64],
+        around: Around | None = None,
+        seeds: npt.NDArray[np.int64] | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """Copy some slices.
 
@@ -161,8 +165,8 @@ class SliceCache:
         ----------
         slices : ndarray of int64, (n,)
             Which.
-        channels : int
-            With more than one, the slices around each in order, within its subject (the border repeats).
+        around : Around, optional
+            What fills the channels; the slice alone by default.
         seeds : ndarray of int64, (n, any), optional
             Of materials' looks; by default the slices' own numbers, so that each looks the same every time.
 
@@ -172,8 +176,10 @@ class SliceCache:
             In [0, 1].
         labels : ndarray of uint8, (n, rows, columns)
         """
-        offsets = np.arange(channels) - channels // 2
-        wanted = np.clip(slices[:, None] + offsets, self.first[slices, None], self.last[slices, None])
+        around = around or Around()
+        offsets = np.arange(around.channels) - around.channels // 2
+        wanted = slices[:, None] + offsets * self._strides(around.mm)[slices, None]
+        wanted = np.clip(wanted, self.first[slices, None], self.last[slices, None])
         labels = np.array(self._labels[self._rows[slices]])
         stored = self._images[self._rows[wanted]]
         if stored.dtype == np.uint32:
@@ -184,6 +190,10 @@ class SliceCache:
         if stored.dtype == np.uint8:
             images *= np.float32(1 / 255)
         return images, labels
+
+    def _strides(self, mm: float) -> npt.NDArray[np.int64]:
+        """Return `seg_core.prepare.slice_stride` of every slice."""
+        return np.maximum(1, np.rint(mm / self._slice_mm)).astype(np.int64)
 
 
 def _chosen(index: CacheIndex, names: Sequence[str]) -> list[Subject]:

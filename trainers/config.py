@@ -1,6 +1,7 @@
 """How to train, whatever the framework."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, get_args
 
 from seg_core.errors import UsageError
@@ -9,6 +10,22 @@ from trainers.augment import Augmentation
 Loss = Literal["dice", "cross_entropy", "dice_focal", "dice_cross_entropy"]
 IGNORED = 255
 """Label of pixels that nobody has labelled: they count in no loss, no score and no choice of a network."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """Which slices fill the channels of a sample.
+
+    Parameters
+    ----------
+    channels : int
+        With more than one, slices around it in order, within its subject (the border repeats).
+    mm : float
+        How far apart, to the nearest slice; 0: slices in a row.
+    """
+
+    channels: int = 1
+    mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,9 +57,12 @@ class TrainConfig:
         Input channels of the network.
     channel_fill : {"repeat", "neighbours"}
         What fills them: as in the model's description.
+    neighbour_mm : float
+        How far apart neighbours are, to the nearest slice; 0: slices in a row.
     init : str
         ``random``; ``imagenet``: the encoder as the framework's own loader brings it; or the path of the
-        encoder's weights, or of another training's checkpoint with the same network and classes.
+        encoder's weights, of another training's checkpoint with the same network and classes, or (PyTorch) of
+        a model file exported from one; ``default``: the bundled one.
     freeze_encoder : bool
         Whether the encoder keeps its convolutions as they begin.
     seed : int
@@ -71,6 +91,7 @@ class TrainConfig:
     window: int = 0
     channels: int = 3
     channel_fill: Literal["repeat", "neighbours"] = "repeat"
+    neighbour_mm: float = 0.0
     init: str = "random"
     freeze_encoder: bool = False
     seed: int = 0
@@ -86,13 +107,15 @@ class TrainConfig:
             raise UsageError(f"batch {self.batch} of {self.epoch_samples} samples, learning rate {self.lr}")
         if self.channel_fill not in ("repeat", "neighbours"):
             raise UsageError(f"channels filled by {self.channel_fill!r}", "repeat or neighbours")
+        if not 0 <= self.neighbour_mm < inf:
+            raise UsageError(f"neighbours {self.neighbour_mm} mm apart", "0 or a distance")
         if self.loss not in get_args(Loss):
             raise UsageError(f"loss {self.loss!r}", f"one of {', '.join(get_args(Loss))}")
 
     @property
-    def cache_channels(self) -> int:
-        """Channels that differ from one another."""
-        return self.channels if self.channel_fill == "neighbours" else 1
+    def around(self) -> Around:
+        """The channels that differ from one another."""
+        return Around(self.channels, self.neighbour_mm) if self.channel_fill == "neighbours" else Around()
 
     def learning_rate(self, epoch: int) -> float:
         """Return the rate of an epoch, counted from 0."""

@@ -28,6 +28,8 @@ class Contrast:
     ----------
     known : float
         Share of looks that begin with the levels of a known sequence; the others are drawn freely.
+    water : float
+        Share of the known ones that are Dixon water, the report's; in-phase and fat share the rest.
     spread : float
         SD of a tissue's level around a known one, relative (log).
     bright_cortex : float
@@ -42,7 +44,8 @@ class Contrast:
         Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window.
     """
 
-    known: float = 0.4
+    known: float = 0.6
+    water: float = 0.65
     spread: float = 0.2
     bright_cortex: float = 0.15
     muscles: float = 0.06
@@ -67,8 +70,9 @@ def draw_levels(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
 
 
 def _known(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float64]:
-    names = sorted(KNOWN_LEVELS)
-    table = KNOWN_LEVELS[names[int(rng.integers(len(names)))]]
+    others = sorted(set(KNOWN_LEVELS) - {"water"})
+    other = others[int(rng.integers(len(others)))]
+    table = KNOWN_LEVELS["water" if rng.random() < contrast.water else other]
     level = np.array([table[tissue] for tissue in Tissue])
     return level * np.exp(rng.normal(0, contrast.spread, len(level)))
 

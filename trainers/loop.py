@@ -241,7 +241,17 @@ class Training:
     def restore(self) -> None:
         """Go on from the last checkpoint."""
         facts = self.engine.load(self.run_dir / LAST)
-        for name in ("network", "batch", "epoch_samples", "seed", "channels", "channel_fill", "loss"):
+        kept = (
+            "network",
+            "batch",
+            "epoch_samples",
+            "seed",
+            "channels",
+            "channel_fill",
+            "neighbour_mm",
+            "loss",
+        )
+        for name in kept:
             if facts["config"][name] != getattr(self.config, name):
                 raise UsageError(
                     f"{name} {getattr(self.config, name)!r}, but the training began with"
@@ -307,7 +317,7 @@ class Training:
             config.seed, p.epoch, p.slices, config.epoch_samples, config.batch, config.window,
             copies=max(config.augmentation.factor, 1),
         )  # fmt: skip
-        batches = training_batches(cache, draw, config.augmentation, config.cache_channels, p.batch)
+        batches = training_batches(cache, draw, config.augmentation, config.around, p.batch)
         saved = started = time.monotonic()
         for images, labels in batches:
             loss = self.engine.step(images, labels, config.learning_rate(p.epoch))
@@ -333,7 +343,7 @@ class Training:
         counts, losses = np.zeros((3, len(self.index.classes)), np.int64), 0.0
         for start in range(0, len(subset), self.config.batch):
             chosen = subset[start : start + self.config.batch]
-            images, labels = self.validation.batch(chosen, self.config.cache_channels)
+            images, labels = self.validation.batch(chosen, self.config.around)
             loss, found = self.engine.evaluate(images, labels)
             losses += loss * len(images)
             known = labels != IGNORED

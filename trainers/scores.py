@@ -51,7 +51,7 @@ def score_subject(engine: Engine, cache: SliceCache, name: str, config: TrainCon
     for start in range(0, len(truth), config.batch):
         stop = min(start + config.batch, len(truth))
         chosen = np.arange(subject.start + start, subject.start + stop)
-        images, labels = cache.batch(chosen, config.cache_channels)
+        images, labels = cache.batch(chosen, config.around)
         found = engine.evaluate(images, labels)[1]
         known = labels != IGNORED
         predicted[start:stop], truth[start:stop] = found * known, labels * known

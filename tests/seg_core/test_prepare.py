@@ -133,6 +133,20 @@ def test_neighbours_fill_the_channels(band_spec, channels):
     assert np.array_equal(np.concatenate(slabs), images)
 
 
+@pytest.mark.parametrize(("slice_mm", "stride"), [(1.0, 10), (3.0, 3), (6.0, 2), (25.0, 1)])
+def test_neighbours_lie_at_a_distance_in_mm(band_spec, slice_mm, stride):
+    array = np.arange(30.0) * np.ones((64, 32, 1))
+    plan = plan_slices(
+        Geometry(array.shape, np.diag([-1, -1, slice_mm, 1.0])),
+        band_spec(channel_fill="neighbours", neighbour_mm=10.0),
+    )
+    images = prepare(array, plan, (0, 30), 0, 30)
+    for s, c in product(range(30), range(3)):
+        assert np.allclose(images[s, c], min(max(s + (c - 1) * stride, 0), 29) / 30)
+    slabs = [prepare(array, plan, (0, 30), n, n + 1) for n in range(30)]
+    assert np.array_equal(np.concatenate(slabs), images)
+
+
 def test_slices_that_are_not_there_are_refused(band_spec):
     plan = plan_slices(geometry_of("LPS", (64, 32, 5)), band_spec())
     for start, stop in ((-1, 2), (3, 6), (4, 3)):

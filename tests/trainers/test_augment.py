@@ -8,6 +8,7 @@ from seg_core.errors import UsageError
 from trainers.augment import NONE, REPORT, Augmentation, _affine, augment
 from trainers.batches import Draw, drawn_slices, epoch_order, fixed_subset, training_batches
 from trainers.cache import SliceCache
+from trainers.config import Around
 
 ALWAYS = Augmentation(
     **dict.fromkeys(("flip", "rotation", "scale", "shift", "contrast", "brightness", "gamma"), 1.0)
@@ -117,8 +118,8 @@ def test_each_slice_is_drawn_as_often_as_every_other():
 def test_an_epoch_goes_on_where_it_stopped(tmp_path, make_cache):
     cache = SliceCache(make_cache(tmp_path / "c"))
     draw = Draw(3, 2, len(cache), 40, 8, window=32)
-    whole = list(training_batches(cache, draw, Augmentation(), 1))
-    rest = list(training_batches(cache, draw, Augmentation(), 1, first_batch=2))
+    whole = list(training_batches(cache, draw, Augmentation(), Around()))
+    rest = list(training_batches(cache, draw, Augmentation(), Around(), first_batch=2))
     assert len(whole) == 5
     assert len(rest) == 3
     for a, b in zip(whole[2:], rest, strict=True):
@@ -129,8 +130,8 @@ def test_an_epoch_goes_on_where_it_stopped(tmp_path, make_cache):
 def test_windows_are_cut_from_image_and_labels_alike(tmp_path, make_cache):
     cache = SliceCache(make_cache(tmp_path / "c"))
     draw = Draw(3, 2, len(cache), 40, 8)
-    wide = training_batches(cache, draw, NONE, 1)
-    narrow = training_batches(cache, replace(draw, window=32), NONE, 1)
+    wide = training_batches(cache, draw, NONE, Around())
+    narrow = training_batches(cache, replace(draw, window=32), NONE, Around())
     starts = set()
     for (images, labels), (some, cut) in zip(wide, narrow, strict=True):
         assert some.shape == (8, 1, 32, 32)
@@ -152,7 +153,7 @@ def test_a_fixed_subset_is_spread_over_all():
 
 def by_slice(cache, draw, options):
     """What each sample of an epoch became: a list of (place in the pool, image, labels)."""
-    batches = list(training_batches(cache, draw, options, 1))
+    batches = list(training_batches(cache, draw, options, Around()))
     order = epoch_order(draw)
     images, labels = (np.concatenate([batch[part] for batch in batches]) for part in (0, 1))
     return list(zip(order.tolist(), images, labels, strict=True))
@@ -205,7 +206,7 @@ def test_noise_differs_between_the_slices_of_a_volume():
 def test_the_slices_of_a_batch_are_known(tmp_path, make_cache):
     cache = SliceCache(make_cache(tmp_path / "c"))
     draw = Draw(3, 2, len(cache), 40, 8, copies=2)
-    for number, (images, _) in enumerate(training_batches(cache, draw, replace(NONE, factor=2), 1)):
+    for number, (images, _) in enumerate(training_batches(cache, draw, replace(NONE, factor=2), Around())):
         assert np.array_equal(images, cache.batch(drawn_slices(draw, number))[0])
 
 
@@ -213,3 +214,13 @@ def test_an_augmentation_that_makes_no_sense():
     for changes in ({"unit": "scan"}, {"factor": -1}):
         with pytest.raises(UsageError):
             replace(NONE, **changes)
+
+
+def test_alone_each_channel_holds_the_slice_itself(make_slices):
+    images, labels = make_slices(40, 5)
+    three = np.stack([np.roll(images, n, axis=0) for n in (1, 0, -1)], axis=1)
+    new, _ = augment(three, labels, np.arange(40)[:, None], replace(NONE, alone=0.5))
+    hidden = [np.array_equal(a, np.repeat(b[1, None], 3, axis=0)) for a, b in zip(new, three, strict=True)]
+    kept = [np.array_equal(a, b) for a, b in zip(new, three, strict=True)]
+    assert all(a != b for a, b in zip(hidden, kept, strict=True))
+    assert 10 < sum(hidden) < 30

@@ -3,6 +3,7 @@ import pytest
 
 from seg_core.errors import ModelError, OutputError, UsageError
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
+from trainers.config import Around
 
 
 def every(cache):
@@ -61,8 +62,16 @@ def test_a_writer_goes_on_and_cuts_what_was_left_half_written(tmp_path, make_cac
 
 def test_neighbours_stay_within_their_subject(tmp_path, make_cache):
     cache = SliceCache(make_cache(tmp_path / "c", subjects=2, slices=4))
-    images, _ = cache.batch(np.array([0, 3, 4, 6]), channels=3)
+    images, _ = cache.batch(np.array([0, 3, 4, 6]), Around(3))
     wanted = [[0, 0, 1], [2, 3, 3], [4, 4, 5], [5, 6, 7]]
+    assert np.array_equal(images, every(cache)[0][np.array(wanted)][:, :, 0])
+
+
+@pytest.mark.parametrize(("mm", "stride"), [(2.0, 1), (5.5, 2), (10.0, 3)])
+def test_neighbours_at_a_distance(tmp_path, make_cache, mm, stride):
+    cache = SliceCache(make_cache(tmp_path / "c", subjects=2, slices=10))
+    images, _ = cache.batch(np.array([0, 5, 19]), Around(3, mm))
+    wanted = [[0, 0, stride], [5 - stride, 5, 5 + stride], [19 - stride, 19, 19]]
     assert np.array_equal(images, every(cache)[0][np.array(wanted)][:, :, 0])
 
 
@@ -79,7 +88,9 @@ def test_a_view_of_some_subjects_shows_their_slices_alone(tmp_path, make_cache, 
     assert np.array_equal(every(view)[1], truth)
     whole = SliceCache(folder)
     place = 4 * int(stored[-1][-1])
-    assert np.array_equal(view.batch(np.array([len(view) - 4]), 3)[0], whole.batch(np.array([place]), 3)[0])
+    assert np.array_equal(
+        view.batch(np.array([len(view) - 4]), Around(3))[0], whole.batch(np.array([place]), Around(3))[0]
+    )
 
 
 @pytest.mark.parametrize("names", [("0-0", "nobody"), ()])

@@ -9,6 +9,7 @@ from seg_core.errors import UsageError
 from trainers.augment import NONE
 from trainers.batches import Draw, training_batches
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
+from trainers.config import Around
 from trainers.contrast import Contrast, draw_levels, paint
 from trainers.materials import MATERIALS, material_tissues, materials, mix
 from trainers.mr import KNOWN_LEVELS
@@ -110,5 +111,7 @@ def test_a_cache_of_materials_is_drawn_anew_for_each_batch(tmp_path):
     still, _ = cache.batch(slices)
     np.testing.assert_array_equal(still, cache.batch(slices)[0])
     np.testing.assert_array_equal(still, paint(mixtures[:2, None], slices))
-    first, second = (next(training_batches(cache, Draw(0, epoch, 3, 2, 2), NONE, 1))[0] for epoch in range(2))
+    first, second = (
+        next(training_batches(cache, Draw(0, epoch, 3, 2, 2), NONE, Around()))[0] for epoch in range(2)
+    )
     assert np.abs(np.sort(first.ravel()) - np.sort(second.ravel())).mean() > 0.01

@@ -45,7 +45,7 @@ class KerasEngine:
             self.optimizer.build(self.network.trainable_variables)
         self.loss = LOSSES[config.loss]
         signature = [
-            tf.TensorSpec((None, config.cache_channels, None, None), tf.float32),
+            tf.TensorSpec((None, config.around.channels, None, None), tf.float32),
             tf.TensorSpec((None, None, None), tf.uint8),
         ]
         self._learn = tf.function(self._learn_eagerly, input_signature=signature)
@@ -97,7 +97,7 @@ class KerasEngine:
 
     def _logits(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         x = tf.transpose(images, (0, 2, 3, 1))
-        x = tf.repeat(x, self.config.channels // self.config.cache_channels, axis=-1)
+        x = tf.repeat(x, self.config.channels // self.config.around.channels, axis=-1)
         return self.network(x, training=training)
 
 

@@ -8,9 +8,11 @@ import numpy.typing as npt
 import torch
 
 from seg_core.errors import ModelError, UsageError
+from seg_core.runner import default_model
 from trainers.config import TrainConfig
 from trainers.loop import Images, Labels
 from trainers.torch import NETWORKS, checkpoint
+from trainers.torch.from_model import fill, read_model, unfold
 from trainers.torch.losses import LOSSES
 from trainers.torch.network import build_network
 
@@ -27,7 +29,7 @@ class TorchEngine:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.network = _first_network(config, classes)
+        self.network, self._folded = _first_network(config, classes)
         if config.freeze_encoder:
             freeze_encoder(self.network)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -43,9 +45,13 @@ class TorchEngine:
         """Learn from a batch; return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        x = self._inputs(images)
+        if self._folded:
+            unfold(self.network, self._folded, x)
+            self._folded = []
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self._outputs(images), torch.from_numpy(labels).to(self.device))
+        loss = self.loss(self._outputs(x), torch.from_numpy(labels).to(self.device))
         loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         if np.isfinite(value):
@@ -56,7 +62,7 @@ class TorchEngine:
     def evaluate(self, images: Images, labels: Labels) -> tuple[float, Labels]:
         """Return the loss of a batch and the class of each pixel."""
         self.network.eval()
-        logits = self._outputs(images)
+        logits = self._outputs(self._inputs(images))
         loss = float(self.loss(logits, torch.from_numpy(labels).to(self.device)))
         return loss, logits.argmax(1).to(torch.uint8).cpu().numpy()
 
@@ -76,14 +82,15 @@ class TorchEngine:
             raise UsageError(f"classes {self.classes}", f"{facts['classes']}, with which the training began")
         _fill(self.network, facts.pop("network"), path)
         self.optimizer.load_state_dict(facts.pop("optimizer"))
+        self._folded = []
         torch.set_rng_state(facts.pop("rng"))
         drawn = facts.pop("cuda_rng", None)
         if drawn is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(drawn, self.device)
         return facts
 
-    def _outputs(self, images: npt.NDArray[np.float32]) -> Any:
-        """Return what the network gives: logits, while training perhaps several of them."""
+    def _inputs(self, images: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return the images as the network takes them."""
         multiple = NETWORKS[self.config.network].multiple
         if any(n % multiple for n in images.shape[2:]):
             raise UsageError(
@@ -91,7 +98,10 @@ class TorchEngine:
             )
         x = torch.from_numpy(images).to(self.device, non_blocking=True)
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-        x = x.expand(-1, self.config.channels, *x.shape[2:]).contiguous(memory_format=layout)
+        return x.expand(-1, self.config.channels, *x.shape[2:]).contiguous(memory_format=layout)
+
+    def _outputs(self, x: torch.Tensor) -> Any:
+        """Return what the network gives: logits, while training perhaps several of them."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.network(x)
 
@@ -137,18 +147,34 @@ def freeze_encoder(network: torch.nn.Module) -> None:
             module.requires_grad_(False)
 
 
-def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> torch.nn.Module:
-    """Build the network that a training begins with."""
+def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> tuple[torch.nn.Module, list[str]]:
+    """Build the network that a training begins with; name the BatchNorms that a model file has folded."""
     outputs = len(classes) + 1
     if config.init in ("random", "imagenet"):
-        return build_network(config.network, outputs, config.channels, config.init)
-    if "network" not in checkpoint.read(Path(config.init)):  # an encoder's weights, not a training's
-        return build_network(config.network, outputs, config.channels, config.init)
-    network, facts = load_best(Path(config.init))
+        return build_network(config.network, outputs, config.channels, config.init), []
+    path = default_model() if config.init == "default" else Path(config.init)
+    if path.suffix == ".onnx":
+        return _from_model(config, classes, path)
+    if "network" not in checkpoint.read(path):  # an encoder's weights, not a training's
+        return build_network(config.network, outputs, config.channels, config.init), []
+    network, facts = load_best(path)
     found = facts["config"].get("network", FIRST), tuple(facts["classes"]), facts["config"]["channels"]
     if found != (config.network, classes, config.channels):
         raise UsageError(f"{config.init} is for {found}", f"{(config.network, classes, config.channels)}")
-    return network
+    return network, []
+
+
+def _from_model(
+    config: TrainConfig, classes: tuple[str, ...], path: Path
+) -> tuple[torch.nn.Module, list[str]]:
+    spec, weights = read_model(path)
+    if (spec.classes, spec.channels) != (classes, config.channels):
+        raise UsageError(
+            f"{path.name} for {', '.join(spec.classes)} from {spec.channels} channels",
+            f"{', '.join(classes)} from {config.channels}",
+        )
+    network = build_network(config.network, len(classes) + 1, config.channels)
+    return network, fill(network, weights, path)
 
 
 def _fill(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
