@@ -222,7 +222,8 @@ def _shade(image, tone, lattice):  # type: ignore[no-untyped-def]
             gain = top * (y0 + 1 - y) + bottom * (y - y0)
             for k in range(channels):
                 value = (image[k, r, c] * gain - mean) * contrast + mean + brightness
-                image[k, r, c] = min(max(value, 0.0), 1.0) ** gamma
+                value = min(max(value, 0.0), 1.0)
+                image[k, r, c] = value if gamma == 1.0 else value**gamma
 
 
 def _gaussian(sigma: float) -> npt.NDArray[np.float32]:

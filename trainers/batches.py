@@ -10,11 +10,8 @@ import numpy.typing as npt
 
 from seg_core.errors import UsageError
 from trainers.augment import Augmentation, augment
-from trainers.cache import SliceCache
+from trainers.cache import Place, SliceCache
 from trainers.config import Around
-
-AIR = 0.1
-"""Prepared intensity below which a pixel is taken for air."""
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
@@ -90,7 +87,10 @@ def training_batches(
         span = slice(number * draw.batch, (number + 1) * draw.batch)
         copies, slices = np.divmod(order[span], draw.slices)
         seeds = _columns(draw.seed, draw.epoch, np.arange(span.start, span.stop))
-        images, labels = cache.batch(slices, around, seeds)
+        pairs = zip(slices, seeds, strict=True)
+        windows = [_window(cache, n, seed, draw.window) for n, seed in pairs] if draw.window else []
+        places = [window.crop for window in windows] or None
+        images, labels = cache.batch(slices, around, seeds, places)
         if options.unit == "slice" and not options.factor:
             images, labels = augment(images, labels, seeds, options)
         else:
@@ -101,7 +101,7 @@ def training_batches(
             images[changed], labels[changed] = augment(
                 images[changed], labels[changed], drawn[changed], options, grain
             )
-        return _cut(images, labels, seeds, draw.window) if draw.window else (images, labels)
+        return _cut((images, labels), windows) if windows else (images, labels)
 
     # Two ahead are enough: a batch takes tens of milliseconds, a training step more.
     with ThreadPoolExecutor(1) as pool:
@@ -120,27 +120,42 @@ def _columns(*parts: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.column_stack([part if np.ndim(part) else np.full(length, part) for part in parts])
 
 
-def _cut(
-    images: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], seeds: npt.NDArray[np.int64], size: int
-) -> Batch:
-    """Keep a square window of each sample, around a pixel of its tissue that its seeds draw."""
-    if min(labels.shape[1:]) < size:
-        raise UsageError(f"windows of {size} pixels", f"at most the {min(labels.shape[1:])} of the slices")
-    places = [_place(image[0], seed, size) for image, seed in zip(images, seeds, strict=True)]
-    return (
-        np.stack([image[:, *place] for image, place in zip(images, places, strict=True)]),
-        np.stack([label[place] for label, place in zip(labels, places, strict=True)]),
-    )
+@dataclass(frozen=True)
+class _Window:
+    """A window of a slice.
+
+    It is cut out of a crop half as large again: what turns and moves into the window comes from there.
+    """
+
+    crop: Place
+    inside: Place
 
 
-def _place(image: npt.NDArray[np.float32], seed: npt.NDArray[np.int64], size: int) -> tuple[slice, slice]:
+def _window(cache: SliceCache, number: int, seed: npt.NDArray[np.int64], size: int) -> _Window:
     """Draw a window with a pixel of tissue in its middle half; the air around a body is seen too."""
+    shape = np.array(cache.index.shape)
+    if min(shape) < size:
+        raise UsageError(f"windows of {size} pixels", f"at most the {min(shape)} of the slices")
     rng = np.random.default_rng((*seed, 1))
-    tissue = np.argwhere(image[::4, ::4] > AIR) * 4
-    pixel = rng.choice(tissue) if len(tissue) else rng.integers(image.shape)
-    start = pixel - rng.integers(size // 4, 3 * size // 4, 2)
-    r, c = (int(x) for x in np.clip(start, 0, np.array(image.shape) - size))
-    return slice(r, r + size), slice(c, c + size)
+    tissue = np.argwhere(cache.tissue(number, 4)) * 4
+    pixel = rng.choice(tissue) if len(tissue) else rng.integers(shape)
+    start = np.clip(pixel - rng.integers(size // 4, 3 * size // 4, 2), 0, shape - size)
+    extent = np.minimum(shape, size + size // 2)
+    first = np.clip(start - size // 4, 0, shape - extent)
+    return _Window(_place(first, extent), _place(start - first, np.array([size, size])))
+
+
+def _place(start: npt.NDArray[np.int64], extent: npt.NDArray[np.int64]) -> Place:
+    (top, left), (rows, columns) = start.tolist(), extent.tolist()
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def _cut(batch: Batch, windows: list[_Window]) -> Batch:
+    images, labels = batch
+    return (
+        np.stack([image[:, *window.inside] for image, window in zip(images, windows, strict=True)]),
+        np.stack([label[window.inside] for label, window in zip(labels, windows, strict=True)]),
+    )
 
 
 def fixed_subset(slices: int, samples: int) -> npt.NDArray[np.int64]:

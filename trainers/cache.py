@@ -23,6 +23,11 @@ from seg_core.errors import ModelError, OutputError, UsageError
 from trainers.config import IGNORED, Around
 
 FORMAT_VERSION = 1
+AIR, AIR_MATERIAL = 0.1, 0
+"""What is taken for air: a prepared intensity up to this; a pixel that is mostly this material."""
+
+Place = tuple[slice, slice]
+"""Rows and columns of a slice."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ class SliceCache:
         slices: npt.NDArray[np.int64],
         around: Around | None = None,
         seeds: npt.NDArray[np.int64] | None = None,
+        places: Sequence[Place] | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """Copy some slices.
 
@@ -169,6 +175,8 @@ class SliceCache:
             What fills the channels; the slice alone by default.
         seeds : ndarray of int64, (n, any), optional
             Of materials' looks; by default the slices' own numbers, so that each looks the same every time.
+        places : sequence of (slice, slice), optional
+            Rows and columns of each slice, of one size; all of it by default.
 
         Returns
         -------
@@ -180,16 +188,27 @@ class SliceCache:
         offsets = np.arange(around.channels) - around.channels // 2
         wanted = slices[:, None] + offsets * self._strides(around.mm)[slices, None]
         wanted = np.clip(wanted, self.first[slices, None], self.last[slices, None])
-        labels = np.array(self._labels[self._rows[slices]])
-        stored = self._images[self._rows[wanted]]
+        where = [(slice(None), slice(None))] * len(slices) if places is None else places
+        labels = np.stack([self._labels[self._rows[n], *at] for n, at in zip(slices, where, strict=True)])
+        rows = [self._rows[channels] for channels in wanted]
+        stored = np.stack(
+            [[self._images[row, *at] for row in some] for some, at in zip(rows, where, strict=True)]
+        )
         if stored.dtype == np.uint32:
             from trainers.contrast import paint
 
-            return paint(np.asarray(stored), slices if seeds is None else seeds), labels
+            return paint(stored, slices if seeds is None else seeds), labels
         images = stored.astype(np.float32)
         if stored.dtype == np.uint8:
             images *= np.float32(1 / 255)
         return images, labels
+
+    def tissue(self, number: int, step: int) -> npt.NDArray[np.bool_]:
+        """Return where a slice is no air, of every ``step``-th row and column."""
+        stored = self._images[self._rows[number], ::step, ::step]
+        if stored.dtype == np.uint32:
+            return np.asarray(stored & 255 != AIR_MATERIAL)
+        return np.asarray(stored > AIR * (255 if stored.dtype == np.uint8 else 1))
 
     def _strides(self, mm: float) -> npt.NDArray[np.int64]:
         """Return `seg_core.prepare.slice_stride` of every slice."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from scipy.ndimage import gaussian_filter
 
 from seg_core.errors import UsageError
 from trainers.materials import MATERIALS, Mixtures, material_tissues
@@ -130,8 +129,7 @@ def paint(mixtures: Mixtures, seeds: npt.NDArray[np.int64], contrast: Contrast |
     for slice_, seed, image in zip(mixtures, seeds, out, strict=True):
         rng = np.random.default_rng((*np.atleast_1d(seed), 2))
         levels = draw_levels(rng, contrast)
-        speckle, patches = _noise(rng, image.shape, rng.uniform(0.5, 1.5)), _noise(rng, image.shape, 6.0)
-        _paint(slice_, levels, _texture(rng, contrast), speckle, patches, image)
+        _paint(slice_, levels, _texture(rng, contrast), _draw_noise(rng, image.shape), image)
     return out
 
 
@@ -144,23 +142,39 @@ def _texture(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
     return np.stack([speckle[tissues], patches[tissues]], -1).astype(np.float32)
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> FloatArray:
-    """Return smooth noise of mean 0 and SD 1 in each plane."""
-    noise = rng.standard_normal(shape, dtype=np.float32)
-    smooth = gaussian_filter(noise, (0, sigma, sigma), mode="wrap")
-    scaled: FloatArray = smooth / max(float(smooth.std()), 1e-6)
-    return scaled
+_KNOT = 12
+"""Pixels between the knots of patches."""
+
+
+def _draw_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[FloatArray, ...]:
+    """Return white noise for speckle, weights of a pixel's own and its neighbours', and knots of patches."""
+    channels, rows, columns = shape
+    knots = rng.standard_normal((channels, rows // _KNOT + 2, columns // _KNOT + 2), dtype=np.float32)
+    own = np.float32(rng.uniform(0.2, 1.0))
+    weights = np.array([own, (1 - own) / 4], np.float32) / np.sqrt(own**2 + (1 - own) ** 2 / 4)
+    return rng.standard_normal(shape, dtype=np.float32), weights, knots * np.float32(1.5)
 
 
 @njit(cache=True, nogil=True)
-def _paint(mixtures, levels, texture, speckle, patches, image):  # type: ignore[no-untyped-def]
+def _paint(mixtures, levels, texture, noise, image):  # type: ignore[no-untyped-def]
+    """Speckle is a pixel's and its four neighbours' noise, patches are bilinear between knots: SD about 1."""
     channels, rows, columns = image.shape
+    grain, weights, knots = noise
     for k in range(channels):
         for r in range(rows):
+            above, below = max(r - 1, 0), min(r + 1, rows - 1)
+            y, fy = r // _KNOT, np.float32(r % _KNOT) / np.float32(_KNOT)
             for c in range(columns):
+                before, after = max(c - 1, 0), min(c + 1, columns - 1)
+                around = grain[k, above, c] + grain[k, below, c] + grain[k, r, before] + grain[k, r, after]
+                speckle = weights[0] * grain[k, r, c] + weights[1] * around
+                x, fx = c // _KNOT, np.float32(c % _KNOT) / np.float32(_KNOT)
+                top = knots[k, y, x] + fx * (knots[k, y, x + 1] - knots[k, y, x])
+                bottom = knots[k, y + 1, x] + fx * (knots[k, y + 1, x + 1] - knots[k, y + 1, x])
+                patches = top + fy * (bottom - top)
                 mixture = mixtures[k, r, c]
                 first, second = mixture & 255, (mixture >> 8) & 255
                 s = np.float32((mixture >> 16) / 255)
                 value = s * levels[first] + (1 - s) * levels[second]
-                value *= 1 + texture[first, 0] * speckle[k, r, c] + texture[first, 1] * patches[k, r, c]
+                value *= 1 + texture[first, 0] * speckle + texture[first, 1] * patches
                 image[k, r, c] = min(max(value, np.float32(0)), np.float32(1))
