@@ -34,7 +34,8 @@ def evaluate(
 ) -> None:
     """Compare predicted with true label maps (NIfTI), bone by bone: DSC and volume error.
 
-    Both files of a pair lie on the same grid. Several pairs give mean and standard deviation too; a bone that
+    Both files of a pair lie on the same grid. Voxels that are 255 in the truth, where nobody knows, count in
+    nothing. Several pairs give mean and standard deviation too; a bone that
     is in neither file of a pair is left out of them (of surface distances: in one of the two only).
     """
     from seg_core.errors import OutputError, UsageError
@@ -65,7 +66,9 @@ def score_pairs(
     pairs: Sequence[tuple[Path, Path]], surface: bool = False
 ) -> tuple[dict[int, str], list["Scores"]]:
     """Return the names of all labels and the scores of each (prediction, truth)."""
+    from seg_core.labels import IGNORED
     from seg_core.metrics import evaluate as compare
+    from seg_core.metrics import leave_unknown
     from seg_core.nifti import read_labels
 
     names: dict[int, str] = {}
@@ -75,20 +78,23 @@ def score_pairs(
     for pair in pairs:
         for path in pair:
             names |= _names(read_labels(path), path)
+    names.pop(IGNORED, None)
     highest = max(names, default=1)
-    for predicted, truth in pairs:
-        scores.append(compare(read_labels(predicted), read_labels(truth), n_labels=highest, surface=surface))
+    for pair in pairs:
+        predicted, truth = leave_unknown(*(read_labels(path) for path in pair))
+        scores.append(compare(predicted, truth, n_labels=highest, surface=surface))
     return dict(sorted(names.items())), scores
 
 
 def _names(labelmap: "LabelMap", path: Path) -> Mapping[int, str]:
     """Return the file's own names; those of lls for a file without a table whose values fit them."""
-    from seg_core.labels import BONES, sided_labels
+    from seg_core.labels import BONES, IGNORED, sided_labels
     from seg_core.nifti import stem
 
     ours = sided_labels(BONES)
     has_table = path.with_name(f"{stem(path)}.json").is_file()
-    return labelmap.labels if has_table or set(labelmap.labels) - set(ours) else ours
+    odd = set(labelmap.labels) - set(ours) - {IGNORED}
+    return labelmap.labels if has_table or odd else ours
 
 
 def records(names: Mapping[int, str], scores: "Scores") -> list[dict[str, Any]]:

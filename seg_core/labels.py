@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 BONES = ("tibia", "femur", "fibula", "pelvis")
 SIDES = ("right", "left")
+IGNORED = 255
+"""Where nobody knows what is true: such voxels count in no loss and in no score."""
 
 
 def sided_labels(classes: Sequence[str]) -> dict[int, str]:

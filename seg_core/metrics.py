@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from seg_core.errors import GeometryError, UsageError
 from seg_core.geometry import FloatArray, Geometry, LabelMap
+from seg_core.labels import IGNORED
 from seg_core.memory_order import slabs
 from seg_core.surface_distance import SurfaceDistances, surface_distances
 
@@ -132,6 +133,23 @@ def evaluate(
         raise GeometryError(f"arrays of shape {predicted.shape} and {truth.shape}", "equal shapes")
     counts = _count(_as_bytes(predicted), _as_bytes(truth), n_labels)
     return replace(_scores(counts, voxel_volume_mm3), surface=distances)
+
+
+def leave_unknown(predicted: LabelMap, truth: LabelMap) -> tuple[LabelMap, LabelMap]:
+    """Return both with background where the truth is ``IGNORED``; as they are where it is so nowhere.
+
+    Raises
+    ------
+    GeometryError
+        If the two do not lie on the same grid.
+    """
+    _check_grids(predicted, truth)
+    unknown = truth.array == IGNORED
+    if not unknown.any():
+        return predicted, truth
+    names = {value: name for value, name in truth.labels.items() if value != IGNORED}
+    cleared = [np.where(unknown, np.uint8(0), labels.array) for labels in (predicted, truth)]
+    return replace(predicted, array=cleared[0]), replace(truth, array=cleared[1], labels=names)
 
 
 def dice(predicted: IntArray, true: IntArray, common: IntArray) -> FloatArray:

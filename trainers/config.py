@@ -5,11 +5,10 @@ from math import inf
 from typing import Literal, get_args
 
 from seg_core.errors import UsageError
+from seg_core.labels import IGNORED as IGNORED  # for all that trains
 from trainers.augment import Augmentation
 
 Loss = Literal["dice", "cross_entropy", "dice_focal", "dice_cross_entropy"]
-IGNORED = 255
-"""Label of pixels that nobody has labelled: they count in no loss, no score and no choice of a network."""
 
 
 @dataclass(frozen=True)

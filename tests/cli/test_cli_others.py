@@ -124,6 +124,21 @@ def test_evaluate_several_pairs_gives_mean_and_sd(lls, scan_files, prediction):
     assert "mean and standard deviation over 2 pairs" in lls("evaluate", prediction, truth, truth, truth)[1]
 
 
+def test_evaluate_leaves_out_what_nobody_knows(lls, legs, prediction, tmp_path):
+    labels = legs[1]
+    array = labels.array.copy(order="F")
+    array[array > 4] = 255
+    array[: array.shape[0] // 8] = 255
+    write_labels(tmp_path / "partial.nii.gz", LabelMap(array, labels.geometry, labels.labels))
+    code, out, _ = lls("evaluate", prediction, tmp_path / "partial.nii.gz", "--json")
+    bones = {bone["name"]: bone for bone in json.loads(out)["pairs"][0]["bones"]}
+    assert code == 0
+    assert bones["right_tibia"]["dsc"] == 1
+    assert bones["right_femur"]["dsc"] == pytest.approx(2 / 3, abs=0.01)
+    assert bones["left_tibia"]["true_cm3"] == bones["left_tibia"]["predicted_cm3"] == 0
+    assert all(bone["label"] != 255 for bone in bones.values())
+
+
 def test_evaluate_surfaces(lls, scan_files, prediction, tmp_path):
     truth = scan_files / "truth.nii.gz"
     arguments = ("evaluate", prediction, truth, truth, truth, "--surface")

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from seg_core.errors import GeometryError, UsageError
 from seg_core.geometry import Geometry, LabelMap
-from seg_core.metrics import evaluate, summarise
+from seg_core.labels import IGNORED
+from seg_core.metrics import evaluate, leave_unknown, summarise
 from seg_core.surface_distance import surface_distances
 
 NAMES = {1: "tibia", 2: "femur", 3: "fibula", 4: "pelvis"}
@@ -77,6 +78,22 @@ def test_label_maps_bring_their_own_voxel_volume_and_names():
     scores = evaluate(LabelMap(array, geometry, NAMES), truth)
     np.testing.assert_array_equal(scores.dsc, np.ones(4))
     np.testing.assert_allclose(scores.true_cm3, [(array == c).sum() * 6 / 1000 for c in NAMES])
+
+
+def test_unknown_voxels_count_in_nothing():
+    geometry = Geometry((8, 5, 6), np.diag([-1, 2, 3, 1]))
+    found, true = (random_labels(geometry.shape, seed) for seed in (3, 4))
+    half = true.copy()
+    half[4:] = IGNORED
+    maps = LabelMap(found, geometry, NAMES), LabelMap(half, geometry, NAMES | {IGNORED: "unknown"})
+    scores = evaluate(*leave_unknown(*maps))
+    alone = evaluate(found[:4], true[:4], 4, 6.0)
+    np.testing.assert_array_equal(scores.common_voxels, alone.common_voxels)
+    np.testing.assert_array_equal(scores.dsc, alone.dsc)
+    whole = maps[0], LabelMap(true, geometry, NAMES)
+    assert leave_unknown(*whole) == whole
+    with pytest.raises(GeometryError):
+        leave_unknown(LabelMap(found[1:], Geometry((7, 5, 6), geometry.affine), NAMES), whole[1])
 
 
 def test_surfaces_on_request():
