@@ -13,7 +13,7 @@ from cli.console import debug_option, json_option, print_json, table
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
-    from trainers.loop import MakeEngine, Tick
+    from trainers.loop import MakeEngine, Source, Tick
     from trainers.registry import Network
 
 # Field of `trainers.config.TrainConfig` -> its help; options without a value leave the network's own default.
@@ -74,6 +74,7 @@ def configure(trainer: str, network: str, settings: dict[str, Any]) -> tuple["Ma
 
     from seg_core.errors import UsageError
     from trainers.augment import AUGMENTATIONS
+    from trainers.model_file import channel_settings, model_file, read_model
     from trainers.registry import get_config, get_trainer
 
     given = {name: value for name, value in settings.items() if value is not None}
@@ -83,7 +84,9 @@ def configure(trainer: str, network: str, settings: dict[str, Any]) -> tuple["Ma
         for field, option in (("unit", "augment_by"), ("factor", "augment_factor"))
         if option in given
     }
-    config = get_config(trainer, network, **given)
+    begun = model_file(given.get("init", "random"))
+    own = channel_settings(read_model(begun)[0]) if begun is not None else {}
+    config = get_config(trainer, network, **own | given)
     if name is not None and name not in AUGMENTATIONS:
         raise UsageError(f"augmentation {name!r}", f"one of {', '.join(AUGMENTATIONS)}")
     augmentation = AUGMENTATIONS[name] if name else config.augmentation
@@ -177,9 +180,24 @@ def train(
     log_epochs(quiet)
     sources = _sources(data, validation, chosen)
     make_engine, config = configure(settings.pop("trainer"), settings.pop("network"), settings)
+    _warn_of_other_preparation(config.init, sources[0])
     watch = None if quiet else TrainingLine()
     result = run_training(make_engine, config, sources, output, resume, watch)
     click.echo(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
+
+
+def _warn_of_other_preparation(init: str, source: "Source") -> None:
+    """Say where a network that training begins with knows slices that were prepared otherwise."""
+    import json
+
+    from seg_core.model_spec import ModelSpec
+    from trainers.model_file import model_file, other_preparation, read_model
+
+    begun, meta = model_file(init), source.open().index.meta
+    if begun is None or "spec" not in meta:
+        return
+    for difference in other_preparation(read_model(begun)[0], ModelSpec.from_json(json.dumps(meta["spec"]))):
+        click.echo(f"warning: {begun.name} knows {difference}: prepare the data as it wants them", err=True)
 
 
 def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tuple[Any, Any]:

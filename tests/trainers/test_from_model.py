@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from cli.train import configure
 from exporters.torch import fold_batchnorm
 from seg_core.errors import ModelError, UsageError
 from seg_core.labels import BONES
+from seg_core.model_spec import Grid, Normalisation
 from seg_core.runner import Runner, default_model
 from trainers.config import TrainConfig
+from trainers.model_file import channel_settings, model_file, other_preparation, read_model
 from trainers.torch.engine import TorchEngine
-from trainers.torch.from_model import fill, read_model, unfold
+from trainers.torch.from_model import fill, unfold
 
 CONFIG = TrainConfig(epochs=1, epoch_samples=2, batch=2, init="default")
 
@@ -41,13 +44,17 @@ def taught():
     return network.eval(), images
 
 
+def weights_of(network):
+    return {name: value.numpy() for name, value in network.state_dict().items()}
+
+
 def test_a_folded_network_computes_the_same_and_learns_from_there():
     network, images = taught()
     wanted = network(images).detach()
     other = Small()
     with pytest.raises(ModelError, match="has no"):
         fill(other, {}, default_model())
-    norms = fill(other, fold_batchnorm(network).state_dict(), default_model())
+    norms = fill(other, weights_of(fold_batchnorm(network)), default_model())
     assert norms == ["norm", "inner.1"]
     other.eval()
     assert torch.allclose(other(images), wanted, atol=1e-5)
@@ -83,3 +90,24 @@ def test_files_that_do_not_fit(tmp_path):
     bad.write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"cannot be read|no description"):
         read_model(bad)
+
+
+def test_a_training_takes_the_channels_of_what_it_begins_with():
+    assert model_file("random") is None
+    assert model_file("run/best.ckpt") is None
+    spec, _ = read_model(model_file("default"))
+    _, config = configure("torch", "unet-resnet34", {"init": "default", "lr": 1e-3})
+    assert config.lr == 1e-3
+    assert channel_settings(spec) == {name: getattr(config, name) for name in channel_settings(spec)}
+    assert (
+        configure("torch", "unet-resnet34", {"init": "default", "neighbour_mm": 2.5})[1].neighbour_mm == 2.5
+    )
+
+
+def test_another_preparation_is_said():
+    spec, _ = read_model(default_model())
+    assert other_preparation(spec, spec) == []
+    data = replace(spec, grid=Grid("size", (256, 256)), normalisation=Normalisation("divide"))
+    pixels, intensities = other_preparation(spec, data)
+    assert pixels == "pixels of 1.875 x 1.875 mm, not slices of 256 x 256 pixels"
+    assert "percentile (1, 99.5), not intensities by divide" in intensities

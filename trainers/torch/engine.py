@@ -8,11 +8,11 @@ import numpy.typing as npt
 import torch
 
 from seg_core.errors import ModelError, UsageError
-from seg_core.runner import default_model
 from trainers.config import TrainConfig
 from trainers.loop import Images, Labels
+from trainers.model_file import model_file, read_model
 from trainers.torch import NETWORKS, checkpoint
-from trainers.torch.from_model import fill, read_model, unfold
+from trainers.torch.from_model import fill, unfold
 from trainers.torch.losses import LOSSES
 from trainers.torch.network import build_network
 
@@ -154,9 +154,10 @@ def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> tuple[torch
     outputs = len(classes) + 1
     if config.init in ("random", "imagenet"):
         return build_network(config.network, outputs, config.channels, config.init), []
-    path = default_model() if config.init == "default" else Path(config.init)
-    if path.suffix == ".onnx":
-        return _from_model(config, classes, path)
+    model = model_file(config.init)
+    if model is not None:
+        return _from_model(config, classes, model)
+    path = Path(config.init)
     if "network" not in checkpoint.read(path):  # an encoder's weights, not a training's
         return build_network(config.network, outputs, config.channels, config.init), []
     network, facts = load_best(path)

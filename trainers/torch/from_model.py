@@ -8,53 +8,24 @@ them, so that the network computes what the file computes until it learns.
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from seg_core.errors import MissingPackageError, ModelError
-from seg_core.model_spec import METADATA_KEY, ModelSpec
+from seg_core.errors import ModelError
 
 Norm = torch.nn.BatchNorm2d
+Weights = dict[str, npt.NDArray[np.float32]]
 
 
-def read_model(path: Path) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
-    """Return a model file's description and weights by name, float32.
-
-    Raises
-    ------
-    ModelError
-        If it is no model file of lls.
-    MissingPackageError
-        If onnx is not installed.
-    """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError as error:
-        raise MissingPackageError(
-            f"onnx cannot be imported: {error}", fix="pip install 'lls[torch]'"
-        ) from error
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf and the file system raise many kinds
-        raise ModelError(f"{path} cannot be read: {error}", "a model file of lls") from error
-    described = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
-    if not described:
-        raise ModelError(f"{path} has no description of lls", fix="name a file that lls export wrote")
-    weights = {
-        tensor.name.removesuffix(".float16"): torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
-        for tensor in model.graph.initializer
-    }
-    return ModelSpec.from_json(described[0]), weights
-
-
-def fill(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> list[str]:
+def fill(network: torch.nn.Module, weights: Weights, path: Path) -> list[str]:
     """Put a file's weights into a network, which then computes the same in evaluation mode.
 
     Parameters
     ----------
     network : torch.nn.Module
         Of the architecture that was exported; changed.
-    weights : dict of str to Tensor
+    weights : dict of str to ndarray of float32
         Of the file; names as in the network, a folded BatchNorm's shift as its convolution's ``bias``.
     path : Path
         The file, for messages.
@@ -130,7 +101,7 @@ def _pairs(network: torch.nn.Module) -> list[tuple[str, str]]:
     ]
 
 
-def _weight(weights: dict[str, torch.Tensor], name: str, path: Path) -> torch.Tensor:
+def _weight(weights: Weights, name: str, path: Path) -> torch.Tensor:
     if name not in weights:
         raise ModelError(f"{path} has no {name}", "a file of the same network, exported from PyTorch")
-    return weights[name]
+    return torch.from_numpy(weights[name].copy())

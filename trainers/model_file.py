@@ -1,0 +1,67 @@
+"""A model file to begin a training with: its description and its weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.errors import MissingPackageError, ModelError
+from seg_core.model_spec import METADATA_KEY, ModelSpec
+from seg_core.runner import default_model
+
+
+def model_file(init: str) -> Path | None:
+    """Return the model file that ``TrainConfig.init`` names; None if it names something else."""
+    path = default_model() if init == "default" else Path(init)
+    return path if path.suffix == ".onnx" else None
+
+
+def read_model(path: Path) -> tuple[ModelSpec, dict[str, npt.NDArray[np.float32]]]:
+    """Return a model file's description, and its weights by name.
+
+    Raises
+    ------
+    ModelError
+        If it is no model file of lls.
+    MissingPackageError
+        If onnx is not installed.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError as error:
+        raise MissingPackageError(f"onnx cannot be imported: {error}", fix="pip install onnx") from error
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf and the file system raise many kinds
+        raise ModelError(f"{path} cannot be read: {error}", "a model file of lls") from error
+    described = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
+    if not described:
+        raise ModelError(f"{path} has no description of lls", fix="name a file that lls export wrote")
+    weights = {
+        tensor.name.removesuffix(".float16"): numpy_helper.to_array(tensor).astype(np.float32)
+        for tensor in model.graph.initializer
+    }
+    return ModelSpec.from_json(described[0]), weights
+
+
+def channel_settings(spec: ModelSpec) -> dict[str, Any]:
+    """Return the fields of a `TrainConfig` that a network's channels ask for."""
+    return {name: getattr(spec, name) for name in ("channels", "channel_fill", "neighbour_mm")}
+
+
+def other_preparation(spec: ModelSpec, data: ModelSpec) -> list[str]:
+    """Say how the network's slices were prepared, each where the data's were prepared otherwise."""
+
+    def pixels(some: ModelSpec) -> str:
+        grid = some.grid
+        if grid.kind == "size":
+            return f"slices of {' x '.join(map(str, grid.size))} pixels"
+        return f"pixels of {' x '.join(map(str, grid.spacing_mm))} mm"
+
+    def intensities(some: ModelSpec) -> str:
+        kind = some.normalisation
+        return f"intensities by {kind.kind} ({kind.low:g}, {kind.high:g})"
+
+    return [f"{say(spec)}, not {say(data)}" for say in (pixels, intensities) if say(spec) != say(data)]
