@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from seg_core.geometry import LabelMap, Volume
 from seg_core.mesh import surface
 from seg_core.moments import label_moments
@@ -28,7 +26,7 @@ from seg_core.report import (
 from seg_core.runner import Runner
 from seg_core.scan import Scan, read_scan
 from seg_core.segment import Segmentation, SegmentOptions, segment
-from seg_core.statistics import BoneStatistics, bone_statistics, write_statistics
+from seg_core.statistics import BoneStatistics, write_statistics
 
 Progress = Callable[[str, int, int], None]
 
@@ -124,19 +122,15 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
         options = replace(settings.options, confidence=True, laterality=scan.laterality)
         found = segment(scan.volume, runner, options, progress)
     clock.steps += _inner_steps(runner, settings.options, found)
-    with clock.step("measure"):
-        confidence = None if found.confidence is None else found.confidence.array
-        bones = tuple(bone_statistics(found.labels, confidence, _removed(runner, found)))
     if not settings.options.confidence:
-        del confidence
         found = replace(found, confidence=None)  # a volume less in memory
     with staged_output(settings.target, name, settings.overwrite) as stage:
         subtitle = f"model {runner.spec.name}, for research use"
-        checks = _write_files(stage, (name, subtitle), (scan.volume, found, bones), settings, clock)
-        facts = _facts(name, runner, settings, (scan, found, bones), clock.steps)
+        checks = _write_files(stage, (name, subtitle), (scan.volume, found), settings, clock)
+        facts = _facts(name, runner, settings, (scan, found), clock.steps)
         report = build_report(facts, stage, checks)
         write_report(stage / f"{name}_report.json", report)
-    return Result(name, settings.target, report, bones, tuple(_shortcomings(found, bones, checks)))
+    return Result(name, settings.target, report, found.bones, tuple(_shortcomings(found, checks)))
 
 
 def _inner_steps(runner: Runner, options: SegmentOptions, found: Segmentation) -> list[Step]:
@@ -155,36 +149,29 @@ def _inner_steps(runner: Runner, options: SegmentOptions, found: Segmentation) -
     ]
 
 
-def _removed(runner: Runner, found: Segmentation) -> dict[int, int]:
-    """Return the pieces that cleaning removed from each label's class."""
-    classes = len(runner.spec.classes)
-    counts = sum((part.components for part in found.removed.values()), np.zeros(classes + 1, np.int64))
-    return {value: int(counts[(value - 1) % classes + 1]) for value in found.labels.labels}
-
-
 def _write_files(
     stage: Path,
     titles: tuple[str, str],
-    made: tuple[Volume, Segmentation, tuple[BoneStatistics, ...]],
+    made: tuple[Volume, Segmentation],
     settings: Settings,
     clock: _Clock,
 ) -> list[Check]:
     """Write everything but the report into the stage, and prove the geometry of what was written."""
-    (name, subtitle), (volume, found, bones) = titles, made
+    (name, subtitle), (volume, found) = titles, made
     with clock.step("write"):
         write_labels(stage / f"{name}_dseg.nii.gz", found.labels)
         write_label_table(stage / f"{name}_dseg.json", found.labels.labels)
         if settings.options.confidence and found.confidence is not None:
             write_volume(stage / f"{name}_confidence.nii.gz", found.confidence)
-        write_statistics(stage / f"{name}_statistics.csv", bones)
+        write_statistics(stage / f"{name}_statistics.csv", found.bones)
     with clock.step("mesh", space=settings.mesh_space):
         _write_meshes(stage, name, found.labels, settings.mesh_space)
     with clock.step("draw"):
         preview = stage / f"{name}_preview.png"
-        write_preview(preview, volume, found.labels, bones, name, subtitle)
+        write_preview(preview, volume, found.labels, found.bones, name, subtitle)
     with clock.step("check"):
         checks = check_label_file(stage / f"{name}_dseg.nii.gz", found.labels, volume.geometry)
-        for row in bones:
+        for row in found.bones:
             if row.voxels:
                 checks += check_mesh_file(stage / _mesh_file(name, row.name), row, volume.geometry)
     return checks
@@ -204,10 +191,10 @@ def _facts(
     name: str,
     runner: Runner,
     settings: Settings,
-    made: tuple[Scan, Segmentation, tuple[BoneStatistics, ...]],
+    made: tuple[Scan, Segmentation],
     steps: list[Step],
 ) -> RunFacts:
-    scan, found, bones = made
+    scan, found = made
     return RunFacts(
         name=name,
         scan={"kind": scan.kind, **scan.series},
@@ -220,21 +207,23 @@ def _facts(
         device={"asked": settings.device, "used": runner.device},
         steps=steps,
         sides=asdict(found.sides) if found.sides else {"kind": "none", "detail": "a network without sides"},
-        bones=bones,
+        bones=found.bones,
         warnings=[*scan.warnings, *found.warnings],
+        plausibility=found.plausibility,
     )
 
 
-def _shortcomings(found: Segmentation, bones: tuple[BoneStatistics, ...], checks: list[Check]) -> list[str]:
+def _shortcomings(found: Segmentation, checks: list[Check]) -> list[str]:
     """Return what `--strict` does not accept; of a single leg, the other leg is not missed."""
     kind = found.sides.kind if found.sides else "none"
     single = kind in ("laterality", "fibula")
-    seen = {row.side for row in bones if row.voxels}
+    seen = {row.side for row in found.bones if row.voxels}
     missed = [
         f"{row.name.replace('_', ' ')} is {row.status}"
-        for row in bones
+        for row in found.bones
         if row.status != "found" and not (single and row.side not in seen)
     ]
     unknown = ["the side is unknown"] if kind == "unknown" else []
     failed = [f"check failed: {check.check} ({check.detail})" for check in checks if not check.passed]
-    return missed + unknown + failed
+    implausible = [f"not plausible: {check.detail}" for check in found.plausibility if not check.passed]
+    return missed + unknown + implausible + failed

@@ -69,8 +69,8 @@ Outcome = tuple["Result | None", "Exception | None"]
 @click.option(
     "--strict",
     is_flag=True,
-    help="End with exit code 8 if a bone is missing or cut off, a side unknown, or a check failed. The "
-    "results are written all the same.",
+    help="End with exit code 8 if a bone is missing, cut off or not plausible, a side unknown, or a check "
+    "failed. The results are written all the same.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how long each step takes.")
@@ -196,7 +196,7 @@ def _record(name: str, outcome: Outcome) -> dict[str, Any]:
     result, error = outcome
     record: dict[str, Any] = {"name": name}
     if result is not None:
-        kept = {key: result.report[key] for key in ("bones", "sides", "warnings", "checks")}
+        kept = {key: result.report[key] for key in ("bones", "sides", "warnings", "plausibility", "checks")}
         record |= {"folder": str(result.folder), "files": result.files} | kept
     if error is not None:
         record["error"] = error_record(error)

@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that the run proved, or failed to prove, about its own output."""
+    """One thing that was held against what must be so: of the run's own files, or of the anatomy."""
 
     check: str
     passed: bool
@@ -69,6 +69,8 @@ class RunFacts:
         The measurements.
     warnings : sequence of str
         As they were shown.
+    plausibility : sequence of Check
+        Whether these can be the bones of a leg.
     """
 
     name: str
@@ -79,6 +81,7 @@ class RunFacts:
     sides: Mapping[str, Any]
     bones: Sequence[BoneStatistics]
     warnings: Sequence[str] = ()
+    plausibility: Sequence[Check] = ()
 
 
 def build_report(facts: RunFacts, folder: str | Path, checks: Sequence[Check]) -> dict[str, Any]:
@@ -110,6 +113,7 @@ def build_report(facts: RunFacts, folder: str | Path, checks: Sequence[Check]) -
         "sides": facts.sides,
         "bones": [asdict(row) for row in facts.bones],
         "warnings": list(facts.warnings),
+        "plausibility": [asdict(check) for check in facts.plausibility],
         "checks": [asdict(check) for check in checks],
         "peak_memory_bytes": peak_memory(),
         "outputs": [

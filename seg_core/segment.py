@@ -16,9 +16,13 @@ from seg_core.geometry import LabelMap, Volume
 from seg_core.intensity import intensity_window
 from seg_core.labels import plain_labels
 from seg_core.limb_range import Range, find_limb, range_from_hip
+from seg_core.moments import Box
+from seg_core.plausibility import check_plausibility
 from seg_core.prepare import SlicePlan, crop, plan_slices, prepare, restore
+from seg_core.report import Check
 from seg_core.runner import Runner
 from seg_core.sides import SideEvidence, keep_side, split_sides
+from seg_core.statistics import BoneStatistics, bone_statistics
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, slices done and slices in all."""
@@ -81,8 +85,12 @@ class Segmentation:
         What cleaning took from slices (``"slices"``) and across them (``"volume"``), by class; empty without.
     seconds : mapping of str to float
         Time that each step took; preparing overlaps with inferring.
+    bones : tuple of BoneStatistics
+        What each bone measures; with a confidence where that was asked for.
+    plausibility : tuple of Check
+        Whether these can be the bones of a leg.
     warnings : tuple of str
-        What the user should know.
+        What the user should know; what is not plausible among it.
     """
 
     labels: LabelMap
@@ -92,6 +100,8 @@ class Segmentation:
     axis: int
     removed: Mapping[str, Removed]
     seconds: Mapping[str, float]
+    bones: tuple[BoneStatistics, ...] = ()
+    plausibility: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -169,8 +179,12 @@ class _Job:
             classes, self.removed["volume"] = denoise_volume(classes, self.classes, fraction, overwrite=True)
             since = self.clock.add("denoise", since)
         labels, evidence = self._sides(classes)
-        self.clock.add("sides", since)
+        since = self.clock.add("sides", since)
         ends = sorted((self.plan.slice_index(span[0]), self.plan.slice_index(span[1] - 1)))
+        seen = self._seen((ends[0], ends[1] + 1))
+        bones = tuple(bone_statistics(labels, confidence, self._pieces(labels), seen))
+        plausibility = self._plausibility(labels, bones, seen)
+        self.clock.add("measure", since)
         return Segmentation(
             labels=labels,
             confidence=None if confidence is None else Volume(confidence, self.volume.geometry),
@@ -179,6 +193,8 @@ class _Job:
             axis=self.plan.axes[0],
             removed=self.removed,
             seconds=self.clock.seconds,
+            bones=bones,
+            plausibility=plausibility,
             warnings=tuple(self.warnings),
         )
 
@@ -287,3 +303,26 @@ class _Job:
         if labels.array.any() and not kept.array.any():
             self.warnings.append(f"the {side} side was asked for, but every bone lies on the other one")
         return kept
+
+    def _seen(self, span: Range) -> Box:
+        """Return the part of the scan's grid that was segmented."""
+        seen = [slice(0, n) for n in self.volume.geometry.shape]
+        seen[self.plan.axes[0]] = slice(*span)
+        return seen[0], seen[1], seen[2]
+
+    def _pieces(self, labels: LabelMap) -> dict[int, int]:
+        """Return the pieces that cleaning removed from each label's class."""
+        counts = sum(
+            (part.components for part in self.removed.values()), np.zeros(self.classes + 1, np.int64)
+        )
+        return {value: int(counts[(value - 1) % self.classes + 1]) for value in labels.labels}
+
+    def _plausibility(
+        self, labels: LabelMap, bones: tuple[BoneStatistics, ...], seen: Box
+    ) -> tuple[Check, ...]:
+        lost = self.options.side != "both" and not any(row.voxels for row in bones)
+        if self.plan.slices == 1 or lost:  # both have been said
+            return ()
+        checks = tuple(check_plausibility(labels, bones, seen))
+        self.warnings += [f"not plausible: {check.detail}" for check in checks if not check.passed]
+        return checks

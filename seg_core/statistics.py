@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from seg_core.geometry import LabelMap
 from seg_core.labels import SIDES
-from seg_core.moments import Moments, extent_along, label_moments
+from seg_core.moments import Box, Moments, extent_along, label_moments
 
 Status = Literal["found", "empty", "truncated"]
 
@@ -31,7 +31,8 @@ class BoneStatistics:
     side : {"right", "left", "unknown"}
         Unknown where the name has none.
     status : {"found", "empty", "truncated"}
-        ``truncated``: touches an edge of the scan, so that volume and length are those of the visible part.
+        ``truncated``: touches an edge of the scan, or of the slices that were segmented, so that volume and
+        length are those of the visible part.
     voxels : int
         Number of voxels.
     volume_cm3 : float
@@ -44,7 +45,8 @@ class BoneStatistics:
     components_removed : int
         Pieces that cleaning took away from the bone's class; both sides together, since cleaning comes first.
     confidence : float or None
-        Mean over the voxels, 0 to 1; None if empty or not available.
+        Mean over the voxels, 0 to 1: the share of them that the network expects to be right. None if empty or
+        not available.
     """
 
     label: int
@@ -64,6 +66,7 @@ def bone_statistics(
     labelmap: LabelMap,
     confidence: npt.NDArray[Any] | None = None,
     removed: Mapping[int, int] | None = None,
+    seen: Box | None = None,
 ) -> list[BoneStatistics]:
     """Measure every bone that the label map may contain.
 
@@ -75,6 +78,8 @@ def bone_statistics(
         Confidence a voxel; integers are read as 0 to 255, other numbers as 0 to 1.
     removed : mapping of int to int, optional
         Label value -> components that cleaning removed.
+    seen : tuple of slice, optional
+        The part of the grid that was looked at; all of it by default.
 
     Returns
     -------
@@ -88,10 +93,15 @@ def bone_statistics(
     """
     moments = label_moments(labelmap.array, confidence)
     scale = 255.0 if confidence is not None and np.issubdtype(confidence.dtype, np.integer) else 1.0
-    return [
-        _row(labelmap, value, moments.get(value), (removed or {}).get(value, 0), scale)
-        for value in sorted(labelmap.labels)
-    ]
+    edges = [(0, n - 1) for n in labelmap.geometry.shape]
+    if seen is not None:
+        edges = [(part.start, part.stop - 1) for part in seen]
+    rows = []
+    for value in sorted(labelmap.labels):
+        found = moments.get(value)
+        cut = found is not None and _touches(found, edges)
+        rows.append(_row(labelmap, value, found, (removed or {}).get(value, 0), scale, cut))
+    return rows
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -127,7 +137,7 @@ def _cell(value: Any) -> Any:
 
 
 def _row(
-    labelmap: LabelMap, value: int, moments: Moments | None, removed: int, scale: float
+    labelmap: LabelMap, value: int, moments: Moments | None, removed: int, scale: float, cut: bool
 ) -> BoneStatistics:
     name = labelmap.labels[value]
     bone, side = split_name(name)
@@ -139,7 +149,7 @@ def _row(
         name,
         bone,
         side,
-        "truncated" if _touches_edge(moments, labelmap.geometry.shape) else "found",
+        "truncated" if cut else "found",
         moments.voxels,
         moments.voxels * labelmap.geometry.voxel_volume / 1000,
         _length(labelmap, value, moments),
@@ -149,8 +159,9 @@ def _row(
     )
 
 
-def _touches_edge(moments: Moments, shape: tuple[int, int, int]) -> bool:
-    return min(moments.low) == 0 or any(h == n - 1 for h, n in zip(moments.high, shape, strict=True))
+def _touches(moments: Moments, edges: Sequence[tuple[int, int]]) -> bool:
+    ends = zip(moments.low, moments.high, edges, strict=True)
+    return any(low == first or high == last for low, high, (first, last) in ends)
 
 
 def _length(labelmap: LabelMap, value: int, moments: Moments) -> float:

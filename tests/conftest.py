@@ -75,7 +75,7 @@ def tiny_model(tmp_path_factory):
     return path
 
 
-def make_legs(shape=(64, 64, 40), spacing=(4.0, 4.0, 10.0), sides=(1, -1)):
+def make_legs(shape=(64, 64, 40), spacing=(4.0, 4.0, 25.0), sides=(1, -1)):
     """Two made-up legs on an LPS grid: the scan (uint8) and its true labels.
 
     The femur ends where the pelvis begins; the fibula is lateral to the tibia; air around, muscle between.
@@ -93,10 +93,10 @@ def make_legs(shape=(64, 64, 40), spacing=(4.0, 4.0, 10.0), sides=(1, -1)):
     for side in sides:
         r = np.hypot(x - side * 60, y)
         places = {
-            "tibia": (r < 17) & (z > 0.06) & (z < 0.45),
-            "femur": (r < 19) & (z > 0.46) & (z < 0.78),
-            "fibula": (np.hypot(x - side * 92, y + 10) < 9) & (z > 0.08) & (z < 0.4),
-            "pelvis": (r < 34) & (z > 0.8) & (z < 0.93),
+            "tibia": (r < 17) & (z > 0.06) & (z < 0.37),
+            "femur": (r < 19) & (z > 0.38) & (z < 0.76),
+            "fibula": (np.hypot(x - side * 92, y + 10) < 7) & (z > 0.06) & (z < 0.35),
+            "pelvis": (r < 21) & (z > 0.78) & (z < 0.95),
         }
         for value, bone in enumerate(BONES, 1):
             image[places[bone]] = GREY[bone]

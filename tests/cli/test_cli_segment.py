@@ -89,7 +89,7 @@ def test_the_report_says_how_and_proves_itself(done, read_json, tiny_model):
     for entry in report["outputs"]:
         assert entry["sha256"] == sha256(done / entry["file"])
     steps = {step["step"]: step for step in report["steps"]}
-    assert {"read", "segment", "segment: range", "segment: denoise", "measure", "mesh"} <= set(steps)
+    assert {"read", "segment", "segment: range", "segment: denoise", "segment: measure", "mesh"} <= set(steps)
     assert all(step["seconds"] >= 0 for step in steps.values())
     assert steps["segment: denoise"]["parameters"]["fraction"] == 0.1
     assert report["schema_version"] == 1
