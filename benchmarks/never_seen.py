@@ -70,6 +70,11 @@ def people(look: str) -> Iterator[PhantomConfig]:
         )
 
 
+def scan_name(config: PhantomConfig) -> str:
+    """Return the name of a scan's folder."""
+    return f"subject{config.subject}-{config.stature_cm:.0f}cm-{config.slice_mm:.0f}mm"
+
+
 def make(config: PhantomConfig, look: ScannerLook, folder: Path) -> None:
     """Write the scan with its truth where it is not there yet."""
     if not folder.is_dir():
@@ -134,8 +139,7 @@ def main() -> None:
         for look in arguments.look or LOOKS:
             folders = []
             for config in people(look):
-                name = f"subject{config.subject}-{config.stature_cm:.0f}cm-{config.slice_mm:.0f}mm"
-                folders.append((arguments.scans or Path(temporary)) / look / name)
+                folders.append((arguments.scans or Path(temporary)) / look / scan_name(config))
                 make(config, LOOKS[look], folders[-1])
             if arguments.make_only:
                 continue

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def finish(model: onnx.ModelProto, spec: ModelSpec, weights: str = "float32") ->
     Returns
     -------
     ModelProto
-        With the further outputs ``labels`` and ``confidence`` (255 times the probability of the class), uint8
-        (n, rows, columns). The optional input ``size`` (int64: rows, columns) gives their size.
+        With the further outputs ``labels`` and ``confidence`` (255 times the probability of the class, at the
+        description's temperature), uint8 (n, rows, columns). The optional input ``size`` (int64: rows,
+        columns) gives their size.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def finish(model: onnx.ModelProto, spec: ModelSpec, weights: str = "float32") ->
     _strip(result)
     if weights == "float16":
         _store_float16(result.graph)
-    _add_labels(result.graph, spec.layout)
+    _add_labels(result.graph, spec)
     result.ir_version = IR_VERSION
     del result.opset_import[:]
     result.opset_import.append(helper.make_opsetid("", OPSET))
@@ -61,6 +63,40 @@ def finish(model: onnx.ModelProto, spec: ModelSpec, weights: str = "float32") ->
     except Exception as error:  # the checker and shape inference raise different kinds
         raise ModelError(f"the exported graph is not valid ONNX: {error}") from error
     return result
+
+
+def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
+    """Return a model file whose confidence is computed at another temperature; logits and labels stay.
+
+    Parameters
+    ----------
+    model : ModelProto
+        As `finish` makes it. Left alone.
+    temperature : float
+        See `seg_core.model_spec.ModelSpec`.
+
+    Raises
+    ------
+    ModelError
+        If the model has no description, or the temperature is not positive.
+    """
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    if METADATA_KEY not in known:
+        raise ModelError("an ONNX file without a description of lls", fix="export it with lls")
+    spec = replace(ModelSpec.from_json(known[METADATA_KEY]), temperature=temperature)
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    graph = bare.graph
+    for items in (graph.node, graph.initializer, graph.input, graph.output):
+        kept = [item for item in items if not _ours(item.name)]
+        del items[:]
+        items.extend(kept)
+    return finish(bare, spec)
+
+
+def _ours(name: str) -> bool:
+    """Whether `finish` gave this name to what it added."""
+    return name.startswith("lls.") or name in (SIZE, LABELS, CONFIDENCE)
 
 
 def _strip(model: onnx.ModelProto) -> None:
@@ -114,7 +150,7 @@ class _Builder:
         return name
 
 
-def _add_labels(graph: onnx.GraphProto, layout: str) -> None:
+def _add_labels(graph: onnx.GraphProto, spec: ModelSpec) -> None:
     """Append upsampling, the greatest class and its probability.
 
     ONNX Runtime computes every output, asked for or not. Measured for a slice of 512 x 896 on one core:
@@ -124,13 +160,16 @@ def _add_labels(graph: onnx.GraphProto, layout: str) -> None:
     b = _Builder(graph)
     graph.initializer.append(numpy_helper.from_array(np.array(DEFAULT_SIZE, np.int64), SIZE))
     graph.input.append(helper.make_tensor_value_info(SIZE, TensorProto.INT64, [2]))
-    logits = LOGITS if layout == "NCHW" else b.node("Transpose", LOGITS, perm=[0, 3, 1, 2])
+    logits = LOGITS if spec.layout == "NCHW" else b.node("Transpose", LOGITS, perm=[0, 3, 1, 2])
     shape = b.node("Concat", b.node("Shape", logits, end=2), SIZE, axis=0)
     up = b.node("Resize", logits, "", "", shape, mode="linear", coordinate_transformation_mode="half_pixel")
     greatest = b.node("ArgMax", up, axis=1, keepdims=0)
     axis = b.constant([1], np.int64)
     # The greatest softmax: 1 / sum of exp(logit - greatest); on this axis Softmax itself is ten times slower.
-    exponent = b.node("Exp", b.node("Sub", up, b.node("ReduceMax", up, axis, keepdims=1)))
+    below = b.node("Sub", up, b.node("ReduceMax", up, axis, keepdims=1))
+    if spec.temperature != 1:
+        below = b.node("Div", below, b.constant(spec.temperature, np.float32))
+    exponent = b.node("Exp", below)
     probability = b.node("Div", b.constant(255, np.float32), b.node("ReduceSum", exponent, axis, keepdims=0))
     for name, source in ((LABELS, greatest), (CONFIDENCE, b.node("Round", probability))):
         graph.node.append(

@@ -73,7 +73,7 @@ def export_run(run: Path, path: Path, request: RunExport | None = None) -> Expor
     slices = request.slices or next((Path(folder) for folder in known.get("data", [])[1:]), None)
     if slices is None:
         raise UsageError(f"{run} does not say where its slices are", fix="name their cache")
-    return exporter.export(network, spec, path, samples(slices, spec), request.options)
+    return exporter.export(network, spec, path, validation_slices(slices, spec, SAMPLES)[0], request.options)
 
 
 def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = None) -> ModelSpec:
@@ -128,12 +128,29 @@ def _versioned(package: str) -> str:
         return package
 
 
-def samples(folder: Path, spec: ModelSpec) -> npt.NDArray[np.float32]:
-    """Return evenly spread slices of a cache as the network takes them, (n, channels, rows, columns)."""
+def validation_slices(
+    folder: Path, spec: ModelSpec, count: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Return evenly spread slices of a cache as the network takes them, and their labels.
+
+    Parameters
+    ----------
+    folder : Path
+        The cache.
+    spec : ModelSpec
+        Of the network.
+    count : int
+        How many; all where there are fewer.
+
+    Returns
+    -------
+    images : ndarray of float32, (n, channels, rows, columns)
+    labels : ndarray of uint8, (n, rows, columns)
+    """
     cache = Source(folder).open()
     around = Around(spec.channels, spec.neighbour_mm) if spec.channel_fill == "neighbours" else Around()
-    images, _ = cache.batch(fixed_subset(len(cache), SAMPLES), around)
-    return images.repeat(spec.channels // around.channels, axis=1)
+    images, labels = cache.batch(fixed_subset(len(cache), count), around)
+    return images.repeat(spec.channels // around.channels, axis=1), labels
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _checked(logits: Float32Array, patch: Triple) -> Float32Array:
 
 
 def upsampled_labels(
-    slabs: Iterable[Slab], source: Triple, target: Triple
+    slabs: Iterable[Slab], source: Triple, target: Triple, temperature: float = 1.0
 ) -> Iterator[tuple[int, Uint8Array, Uint8Array]]:
     """Give the classes of a finer or coarser grid over the same volume, slice by slice.
 
@@ -162,6 +162,8 @@ def upsampled_labels(
         As `sliding_logits` gives them.
     source, target : tuple of int
         Slices, rows, columns of the two grids.
+    temperature : float
+        The network's: logits are divided by it where their probability is computed.
 
     Yields
     ------
@@ -178,7 +180,7 @@ def upsampled_labels(
         while number < target[0] and high[number] < first + slab.shape[1]:
             pair = logits[:, low[number] - begin], logits[:, high[number] - begin]
             labels, confidence = np.empty((2, *target[1:]), np.uint8)
-            _greatest(*pair, weight[number], rows, columns, labels, confidence)
+            _greatest(*pair, weight[number], rows, columns, temperature, labels, confidence)
             yield number, labels, confidence
             number += 1
         last = slab[:, -1:].copy()
@@ -192,7 +194,7 @@ def _linear(source: int, target: int) -> Linear:
 
 
 @numba.njit(cache=True, nogil=True)
-def _greatest(below, above, weight, rows, columns, labels, confidence):  # type: ignore[no-untyped-def]
+def _greatest(below, above, weight, rows, columns, temperature, labels, confidence):  # type: ignore[no-untyped-def]
     (row_low, row_high, row_weight), (column_low, column_high, column_weight) = rows, columns
     classes = below.shape[0]
     values = np.empty(classes, np.float64)
@@ -212,6 +214,6 @@ def _greatest(below, above, weight, rows, columns, labels, confidence):  # type:
                     best = k
             total = 0.0
             for k in range(classes):
-                total += np.exp(values[k] - values[best])
+                total += np.exp((values[k] - values[best]) / temperature)
             labels[r, c] = best
             confidence[r, c] = np.uint8(np.rint(255 / total))

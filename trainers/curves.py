@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,6 +98,37 @@ def draw_boxes(groups: Mapping[str, Sequence[float]], path: Path, title: str = "
         axes.plot(place + spread, values, "o", color=colour, alpha=0.6, markersize=4, markeredgewidth=0)
     axes.set_title(title, fontsize=10, color=_INK)
     _dress(axes, "DSC")
+    _save(figure, path)
+
+
+def draw_reliability(curves: Mapping[str, npt.NDArray[np.float64]], path: Path) -> None:
+    """Draw how often voxels are right that have some confidence; on the diagonal it means what it says.
+
+    Parameters
+    ----------
+    curves : mapping of str to ndarray, (bins, 3)
+        Name -> mean confidence, share of right voxels, and voxels of each bin; a dot's area grows with these.
+    path : Path
+        A PNG file; replaced as a whole.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    figure = _figure(4.6, 4.4)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], "--", color=_INK, lw=1)
+    for number, (name, bins) in enumerate(curves.items()):
+        said, right, voxels = bins.T
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot(said, right, "-", color=colour, lw=1.2, label=name)
+        axes.scatter(said, right, s=4 + 120 * voxels / voxels.sum(), color=colour, linewidths=0)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("confidence")
+    axes.legend(frameon=False, fontsize=8)
+    _dress(axes, "share of right voxels")
     _save(figure, path)
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from cli.export import export as export_command
 from exporters import registry
 from exporters.options import ExportOptions
-from exporters.run import RunExport, describe, export_run, samples
+from exporters.run import RunExport, describe, export_run, validation_slices
 from seg_core.errors import MissingPackageError, ModelError, UsageError
 from seg_core.model_spec import Denoise, Grid, ModelSpec, Normalisation
 from seg_core.runner import Runner
@@ -118,10 +118,12 @@ def test_what_the_data_say_comes_into_the_description():
 
 def test_neighbours_and_repeated_channels(tmp_path):
     cache = make_cache(tmp_path / "cache", {})
-    repeated = samples(cache, replace(DATA, channels=3))
+    repeated, labels = validation_slices(cache, replace(DATA, channels=3), 8)
     assert repeated.shape == (6, 3, 32, 32)
+    assert labels.shape == (6, 32, 32)
+    assert len(validation_slices(cache, DATA, 2)[0]) == 2
     assert np.array_equal(repeated[:, 0], repeated[:, 2])
-    around = samples(cache, replace(DATA, channels=3, channel_fill="neighbours"))
+    around, _ = validation_slices(cache, replace(DATA, channels=3, channel_fill="neighbours"), 8)
     assert np.array_equal(around[1, 0], repeated[0, 0])
     assert np.array_equal(around[1, 2], repeated[2, 0])
 
