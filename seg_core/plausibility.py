@@ -222,20 +222,21 @@ def _one_piece(bone: _Bone) -> Check:
 
 
 def _size(bone: _Bone) -> Iterator[Check]:
-    """Check length, volume and their proportion; of a bone in pieces nothing, since that has been said."""
+    """Check length and volume, then their proportion; a bone in pieces has been told of."""
     if bone.pieces > 1:
         return
     limits, volume, length = LIMITS[bone.row.bone], bone.row.volume_cm3, bone.length_mm
     part = "visible part of the " if bone.cut else ""
+    passed = []
     for what, value, (low, high), unit in (
         ("length", length, limits.length_mm, "mm"),
         ("volume", volume, limits.volume_cm3, "cm3"),
     ):
-        passed = value <= high and (bone.cut or value >= low)
+        passed.append(value <= high and (bone.cut or value >= low))
         detail = f"the {part}{bone.name} measures {_number(value)} {unit}; in children and adults "
         detail += f"a whole {bone.row.bone} has {_number(low)} to {_number(high)} {unit}"
-        yield Check(f"{bone.name}: {what}", passed, detail)
-    if not bone.cut:
+        yield Check(f"{bone.name}: {what}", passed[-1], detail)
+    if not bone.cut and all(passed):
         low, high = (1e-3 * share * length**3 for share in limits.stoutness)
         detail = f"the {bone.name} has {_number(volume)} cm3 at a length of {length:.0f} mm; "
         detail += f"{_number(low)} to {_number(high)} cm3 go with that length"

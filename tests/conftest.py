@@ -95,7 +95,7 @@ def make_legs(shape=(64, 64, 40), spacing=(4.0, 4.0, 25.0), sides=(1, -1)):
         places = {
             "tibia": (r < 17) & (z > 0.06) & (z < 0.37),
             "femur": (r < 19) & (z > 0.38) & (z < 0.76),
-            "fibula": (np.hypot(x - side * 92, y + 10) < 7) & (z > 0.06) & (z < 0.35),
+            "fibula": (np.hypot(x - side * 92, y + 10) < 9) & (z > 0.06) & (z < 0.35),
             "pelvis": (r < 21) & (z > 0.78) & (z < 0.95),
         }
         for value, bone in enumerate(BONES, 1):

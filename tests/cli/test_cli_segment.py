@@ -95,7 +95,7 @@ def test_the_report_says_how_and_proves_itself(done, read_json, tiny_model):
     assert report["schema_version"] == 1
     assert report["software"]["packages"]["numpy"] == np.__version__
     assert report["peak_memory_bytes"] > 1e7
-    assert report["scan"]["spacing_mm"] == [4, 4, 10]
+    assert report["scan"]["spacing_mm"] == [4, 4, 25]
     assert str(done.parent) not in (done / "leg_report.json").read_text()
 
 
@@ -274,6 +274,38 @@ def test_no_uid_comes_into_the_report(lls, dicom, tiny_model, tmp_path):
     assert lls("segment", dicom, "-o", tmp_path / "out", "--model", tiny_model, "--series", uid)[0] == 0
     for file in (tmp_path / "out").iterdir():
         assert uid.encode() not in file.read_bytes()
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_what_is_not_plausible_is_said_and_fails_under_strict(lls, legs, tiny_model, tmp_path, read_json):
+    volume = legs[0]
+    affine = volume.geometry.affine.copy()
+    affine[:3, 2] *= -1  # a header that takes the feet for the head
+    wrong = Volume(volume.array, type(volume.geometry)(volume.geometry.shape, affine))
+    write_volume(tmp_path / "wrong.nii.gz", wrong)
+    call = ["segment", tmp_path / "wrong.nii.gz", "--model", tiny_model]
+    code, _, err = lls(*call, "-o", tmp_path / "a")
+    assert code == 0
+    assert "warning: wrong: not plausible: the scan may be upside down" in err
+    report = read_json(tmp_path / "a" / "wrong_report.json")
+    failed = [check for check in report["plausibility"] if not check["passed"]]
+    assert {check["check"] for check in failed} == {f"{s}: order along the leg" for s in ("right", "left")}
+    assert {bone["status"] for bone in report["bones"]} == {"found"}
+    code, out, err = lls(*call, "-o", tmp_path / "b", "--strict", "--json")
+    (found,) = strict_json(out)["scans"]
+    assert (code, found["error"]["exit_code"]) == (8, 8)
+    assert "upside down" in found["error"]["found"]
+    assert found["plausibility"] == report["plausibility"]
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_bone_cut_by_the_hip_slice_is_truncated(lls, scan, tiny_model, tmp_path, read_json):
+    flags = ["--hip-slice", "25", "--hip-tolerance", "3", "--model", tiny_model]
+    code, out, err = lls("segment", scan, "-o", tmp_path, *flags)
+    assert code == 0
+    assert "not plausible" not in err
+    assert re.search(r"femur\s+right\s+truncated", out)
+    assert re.search(r"tibia\s+right\s+found", out)
 
 
 @pytest.mark.usefixtures("no_picture")

@@ -123,13 +123,25 @@ def test_a_speck_is_no_piece_and_no_end(legs):
 @pytest.mark.parametrize("bone", LIMITS)
 def test_a_ball_is_no_bone(bone):
     ball = (np.sum((np.indices((60, 60, 60)) - 29.5) ** 2, axis=0) < 25**2).astype(np.uint8)
-    large, small = (
-        LabelMap(ball, Geometry(ball.shape, np.diag([mm, mm, mm, 1.0])), plain_labels((bone,)))
-        for mm in (4.0, 1.0)
+    limits = LIMITS[bone].length_mm
+    plain = plain_labels((bone,))
+    large, fitting, small = (
+        LabelMap(ball, Geometry(ball.shape, np.diag([mm / 50, mm / 50, mm / 50, 1.0])), plain)
+        for mm in (1.1 * limits[1], 1.1 * limits[0], 50)
     )
-    assert set(failed(large)) >= {f"{bone}: stoutness", f"{bone}: volume"}
-    assert set(failed(small)) >= {f"{bone}: stoutness", f"{bone}: length"}
+    assert set(failed(large)) == {f"{bone}: length", f"{bone}: volume"}
+    assert set(failed(fitting)) in ({f"{bone}: volume"}, {f"{bone}: stoutness"})
     assert f"the {bone} measures 50 mm; in children and adults" in failed(small)[f"{bone}: length"]
+
+
+def test_a_bone_too_stout_for_its_length_is_said(legs):
+    labels = legs[1]
+    assert failed(stretched(stretched(labels, 1.05, axis=0), 1.05, axis=1)) == {}
+    found = failed(stretched(stretched(labels, 1.5, axis=0), 1.5, axis=1))
+    assert set(found) == {f"{name.replace('_', ' ')}: stoutness" for name in TABLE}
+    assert found["left femur: stoutness"] == (
+        "the left femur has 1026 cm3 at a length of 375 mm; 105 to 849 cm3 go with that length"
+    )
 
 
 def test_a_giant_is_refused_even_where_it_is_cut(legs):

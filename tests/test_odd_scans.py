@@ -1,0 +1,77 @@
+"""What is no pair of legs is said to be none, by the bundled network and the checks of plausibility."""
+
+import numpy as np
+import pytest
+
+from seg_core.geometry import Geometry, Volume
+from seg_core.runner import Runner
+from seg_core.segment import SegmentOptions, segment
+from trainers.anatomy import AnatomyConfig, make_anatomy
+from trainers.draw import Drawing, draw_scan, scan_geometry
+
+SHAPE, MM = (56, 56, 7), (4.0, 4.0, 25.0)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Return the function that segments a scan with the bundled network."""
+    runner = Runner("default", "cpu")
+    return lambda volume: segment(volume, runner, SegmentOptions(confidence=True))
+
+
+def drawn(signal):
+    """A scan of what has a signal at x, y, z (mm from the middle), with Rician noise."""
+    geometry = Geometry(SHAPE, np.diag([-MM[0], -MM[1], MM[2], 1.0]))
+    geometry = geometry.window(tuple(-(n // 2) for n in SHAPE), SHAPE)
+    places = np.moveaxis(geometry.to_world(np.moveaxis(np.indices(SHAPE), 0, -1)), -1, 0)
+    noise = np.random.default_rng(0).normal(0, 15, (2, *SHAPE))
+    image = np.hypot(signal(*places) + noise[0], noise[1])
+    return Volume(np.asfortranarray(image.astype(np.int16)), geometry)
+
+
+def water(x, y, z):
+    return np.where((np.hypot(x, y) < 85) & (np.abs(z) < 70), 600.0, 0.0)
+
+
+def brain(x, y, z):
+    """A head: skin, dark skull, fluid, folded cortex around ventricles."""
+    r = np.sqrt((x / 75) ** 2 + (y / 95) ** 2 + (z / 80) ** 2)
+    folds = 500 + 80 * np.sin(x / 6 + 3 * np.sin(y / 9))
+    inside = [r < 0.3, r < 0.83, r < 0.86, r < 0.93, r < 1]
+    return np.select(inside, [150.0, folds, 250.0, 20.0, 300.0], 0.0)
+
+
+@pytest.mark.parametrize("thing", [water, brain])
+def test_a_thing_that_is_no_leg_is_said_to_be_none(found, thing):
+    result = found(drawn(thing))
+    failed = [check for check in result.plausibility if not check.passed]
+    assert failed
+    assert {f"not plausible: {check.detail}" for check in failed} <= set(result.warnings)
+    if not result.labels.array.any():
+        assert {row.status for row in result.bones} == {"empty"}
+        assert "this may be no scan of a leg" in failed[0].detail
+
+
+@pytest.fixture(scope="module")
+def knee():
+    """A child's right knee, 160 mm of it."""
+    anatomy = make_anatomy(AnatomyConfig(seed=3, stature_cm=140.0))
+    geometry = scan_geometry(anatomy.landmarks["right_knee"], 56, 3.5, 7, 23.0)
+    return draw_scan(anatomy, geometry, Drawing())
+
+
+def test_a_knee_alone_is_said_to_be_cut(found, knee):
+    result = found(knee)
+    rows = {row.bone: row for row in result.bones if row.voxels}
+    assert {rows["tibia"].status, rows["femur"].status} == {"truncated"}
+    assert rows["femur"].centroid_mm[2] > rows["tibia"].centroid_mm[2]
+    judged = {check.check.split(": ")[-1] for check in result.plausibility if "tibia" in check.check}
+    assert "stoutness" not in judged
+    assert not any("upside down" in warning for warning in result.warnings)
+
+
+def test_a_knee_upside_down_is_said(found, knee):
+    affine = knee.geometry.affine.copy()
+    affine[:3, 2] *= -1  # a header that takes the feet for the head
+    result = found(Volume(knee.array, Geometry(knee.array.shape, affine)))
+    assert any("the scan may be upside down" in warning for warning in result.warnings)
