@@ -320,8 +320,9 @@ class _Job:
     def _plausibility(
         self, labels: LabelMap, bones: tuple[BoneStatistics, ...], seen: Box
     ) -> tuple[Check, ...]:
+        """Judge the bones of sides, where the result is more than a single slice or nothing, as has been said."""
         lost = self.options.side != "both" and not any(row.voxels for row in bones)
-        if self.plan.slices == 1 or lost:  # both have been said
+        if self.plan.slices == 1 or lost or not self.runner.spec.sided:
             return ()
         checks = tuple(check_plausibility(labels, bones, seen))
         self.warnings += [f"not plausible: {check.detail}" for check in checks if not check.passed]

@@ -240,7 +240,9 @@ def test_a_constant_scan_is_refused(legs, runner):
 def test_a_network_without_sides(legs, band_model):
     spec = {"sided": False, "grid": Grid("size", (64, 64)), "denoise": Denoise()}
     unsided = Runner(band_model(**spec), "cpu")
-    assert segment(legs[0], unsided).sides is None
+    found = segment(legs[0], unsided)
+    assert found.sides is None
+    assert found.plausibility == ()  # a tibia in two pieces is right here
     with pytest.raises(UsageError, match="without sides"):
         segment(legs[0], unsided, SegmentOptions(side="left"))
 
