@@ -320,7 +320,7 @@ class _Job:
     def _plausibility(
         self, labels: LabelMap, bones: tuple[BoneStatistics, ...], seen: Box
     ) -> tuple[Check, ...]:
-        """Judge the bones of sides, where the result is more than a single slice or nothing, as has been said."""
+        """Judge bones by side; a single slice, or the lack of the side asked for, has been told of."""
         lost = self.options.side != "both" and not any(row.voxels for row in bones)
         if self.plan.slices == 1 or lost or not self.runner.spec.sided:
             return ()
