@@ -29,11 +29,11 @@ from benchmarks.looks import LOOKS
 from exporters.onnx_graph import with_temperature, write
 from exporters.run import validation_slices
 from seg_core.errors import UsageError
+from seg_core.labels import IGNORED
 from seg_core.nifti import read_labels
 from seg_core.runner import Runner, default_model
 from seg_core.scan import read_scan
 from seg_core.segment import SegmentOptions, segment
-from trainers.config import IGNORED
 from trainers.curves import draw_reliability
 
 BINS = 10
