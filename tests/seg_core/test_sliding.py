@@ -80,7 +80,8 @@ def test_weights_are_those_of_nnunet():
 
 
 @pytest.mark.parametrize("target", [(5, 6, 7), (12, 15, 9), (3, 4, 5), (5, 20, 3), (1, 1, 1)])
-def test_labels_are_the_greatest_of_interpolated_logits(target):
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_labels_are_the_greatest_of_interpolated_logits(target, temperature):
     source = (5, 6, 7)
     logits = np.random.default_rng(3).normal(size=(4, *source)).astype(np.float32)
     grid = np.meshgrid(
@@ -88,10 +89,10 @@ def test_labels_are_the_greatest_of_interpolated_logits(target):
         indexing="ij",
     )
     fine = np.stack([map_coordinates(one.astype(float), grid, order=1, mode="nearest") for one in logits])
-    shares = np.exp(fine) / np.exp(fine).sum(0)
+    shares = np.exp(fine / temperature) / np.exp(fine / temperature).sum(0)
     for cuts in ((0, 5), (0, 2, 5), (0, 1, 2, 3, 4, 5)):
         slabs = [(a, logits[:, a:b]) for a, b in pairwise(cuts)]
-        found = list(upsampled_labels(slabs, source, target))
+        found = list(upsampled_labels(slabs, source, target, temperature))
         assert [number for number, _, _ in found] == list(range(target[0]))
         labels, confidence = np.stack([f[1] for f in found]), np.stack([f[2] for f in found])
         assert np.array_equal(labels, fine.argmax(0))
