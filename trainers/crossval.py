@@ -22,8 +22,7 @@ import numpy as np
 from seg_core.errors import ModelError, OutputError, UsageError
 from seg_core.metrics import Scores
 from seg_core.output import write_whole
-from trainers.batches import AIR
-from trainers.cache import SliceCache
+from trainers.cache import AIR, SliceCache
 from trainers.config import IGNORED, TrainConfig
 from trainers.loop import MakeEngine, Source, Tick, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json, write_results
