@@ -45,6 +45,14 @@ class Engine(Protocol):
         """Return the loss of a batch and the class of each pixel, without learning."""
         ...
 
+    def predict(self, images: Images) -> Labels:
+        """Return the class of each pixel, as ``evaluate`` does."""
+        ...
+
+    def parameters(self) -> tuple[int, int]:
+        """Return how many parameters the network has, as its framework counts, and how many of them learn."""
+        ...
+
     def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
         """Write the network, whole or not at all; with the optimizer and random state if resumable.
 

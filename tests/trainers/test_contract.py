@@ -70,6 +70,12 @@ def test_it_evaluates_without_learning(case):
     assert np.isfinite(loss)
     assert loss == again
     assert np.array_equal(found, same)
+    assert np.array_equal(case.engine.predict(case.images), found)
+
+
+def test_it_counts_its_parameters(case):
+    every, learning = case.engine.parameters()
+    assert every >= learning > 1e6
 
 
 def test_it_goes_on_as_if_nothing_had_happened(case, tmp_path):

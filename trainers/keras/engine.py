@@ -1,6 +1,7 @@
 """A Keras network that learns, on TensorFlow."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ class KerasEngine:
         ]
         self._learn = tf.function(self._learn_eagerly, input_signature=signature)
         self._judge = tf.function(self._judge_eagerly, input_signature=signature)
+        self._find = tf.function(self._find_eagerly, input_signature=signature[:1])
 
     def step(self, images: Images, labels: Labels, lr: float) -> float:
         """Learn from a batch; return its loss."""
@@ -62,6 +64,17 @@ class KerasEngine:
         with tf.device(self.device):
             loss, found = self._judge(images, labels)
         return float(loss), found.numpy()
+
+    def predict(self, images: Images) -> Labels:
+        """Return the class of each pixel."""
+        with tf.device(self.device):
+            found: Labels = self._find(images).numpy()
+        return found
+
+    def parameters(self) -> tuple[int, int]:
+        """Return how many parameters the network has, and how many of them learn."""
+        learning = sum(math.prod(v.shape) for v in self.network.trainable_variables)
+        return self.network.count_params(), learning
 
     def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
         """Write network and facts."""
@@ -93,12 +106,19 @@ class KerasEngine:
 
     def _judge_eagerly(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = self._logits(images, training=False)
-        return self.loss(logits, labels), tf.cast(tf.argmax(logits, -1), tf.uint8)
+        return self.loss(logits, labels), _classes(logits)
+
+    def _find_eagerly(self, images: tf.Tensor) -> tf.Tensor:
+        return _classes(self._logits(images, training=False))
 
     def _logits(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         x = tf.transpose(images, (0, 2, 3, 1))
         x = tf.repeat(x, self.config.channels // self.config.around.channels, axis=-1)
         return self.network(x, training=training)
+
+
+def _classes(logits: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.argmax(logits, -1), tf.uint8)
 
 
 def load_best(path: Path) -> tuple[keras.Model, dict[str, Any]]:

@@ -66,7 +66,18 @@ class TorchEngine:
         self.network.eval()
         logits = self._outputs(self._inputs(images))
         loss = float(self.loss(logits, torch.from_numpy(labels).to(self.device)))
-        return loss, logits.argmax(1).to(torch.uint8).cpu().numpy()
+        return loss, _classes(logits)
+
+    @torch.inference_mode()
+    def predict(self, images: Images) -> Labels:
+        """Return the class of each pixel."""
+        self.network.eval()
+        return _classes(self._outputs(self._inputs(images)))
+
+    def parameters(self) -> tuple[int, int]:
+        """Return how many parameters the network has, and how many of them learn."""
+        every = list(self.network.parameters())
+        return sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad)
 
     def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
         """Write network and facts."""
@@ -106,6 +117,12 @@ class TorchEngine:
         """Return what the network gives: logits, while training perhaps several of them."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.network(x)
+
+
+def _classes(logits: torch.Tensor) -> Labels:
+    """Return the class of each pixel in NumPy."""
+    found: Labels = logits.argmax(1).to(torch.uint8).cpu().numpy()
+    return found
 
 
 def load_best(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
