@@ -1,0 +1,50 @@
+"""Table 4: a network of the first population on the second one, as it is and fine-tuned (report 4.10)."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.report.sheet import Sheet
+from benchmarks.report.study import Plan, Setting, Study, Variant, described, figures
+from benchmarks.report.table3 import FOURFOLD
+from seg_core.metrics import Scores
+from seg_core.output import write_whole
+from trainers.config import TrainConfig
+from trainers.crossval import FoldWatch
+from trainers.loop import Source, train
+from trainers.scores import score_subject, scores_from_json, scores_to_json
+
+FIRST, SECOND = Plan(7), Plan(5, population="second")
+
+
+def table4(setting: Setting, watch: FoldWatch | None = None) -> Sheet:
+    """Make the table; what an earlier call has done is kept."""
+    study = Study("4", setting, SECOND, watch)
+    data, first = study.data(), study.data(plan=study.chosen(FIRST))
+    *teachers, chooser = (subject.name for subject in Source(first).open().index.subjects)
+    before = Variant("as it is", changes=FOURFOLD, pretrained=True)
+    config = study.config(before, first, len(teachers) / (len(teachers) + 1))
+    sources = Source(first, tuple(teachers)), Source(first, (chooser,))
+    best = train(study.make_engine, config, sources, study.folder / "first").best
+    direct = list(_scored(study, config, best, data).values())
+    start = {"epochs": 20, "init": str(best), "freeze_encoder": config.freeze_encoder}
+    tuned, how = study.cross_validate(Variant("fine-tuned", changes=FOURFOLD | start), data)
+    lines = [
+        *study.conditions(),
+        f"{described(before, config, study.pixels())} {len(teachers)} people of the first population taught"
+        " it, another one chose it.",
+        how,
+    ]
+    ours = {**figures("as it is", direct, Source(data).open().index.classes), **tuned}
+    return study.sheet(ours, ("dsc",), lines)
+
+
+def _scored(study: Study, config: TrainConfig, best: Path, data: Path) -> dict[str, Scores]:
+    """Score a network on everyone of a dataset, once."""
+    done = study.folder / "as-it-is.json"
+    if not done.exists():
+        cache = Source(data).open()
+        engine = study.make_engine(replace(config, init=str(best)), cache.index.classes)
+        names = [subject.name for subject in cache.index.subjects]
+        found = {name: score_subject(engine, cache, name, config) for name in names}
+        write_whole(done, scores_to_json(found))
+    return scores_from_json(done.read_text(encoding="utf-8"))

@@ -1,0 +1,101 @@
+"""Table 5: parameters of the networks, and the time that each takes for a scan and for a slice.
+
+A scan has 431 slices, as the report's have in the mean (4.6: 3020 of seven scans). Every repetition runs all
+networks in turn, so that whatever else the machine does meets them alike; their medians are compared.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from statistics import median
+
+import numpy as np
+
+from benchmarks.report.published import Figure
+from benchmarks.report.sheet import Sheet
+from benchmarks.report.study import Plan, Setting, Study
+from benchmarks.report.table3 import PRETRAINED, available
+from seg_core.output import write_whole
+from trainers.cache import SliceCache
+from trainers.config import TrainConfig
+from trainers.crossval import FoldWatch
+from trainers.loop import Engine, Images, Source
+from trainers.registry import get_config
+
+SLICES, BATCH = 431, 16
+NOTE = (
+    f"Parameters as the framework counts them, the encoder of {PRETRAINED} frozen. Time from prepared slices"
+    f" to classes, in the framework, {BATCH} slices a batch: medians of interleaved repetitions, as"
+    f" ratios to {PRETRAINED}."
+)
+Engines = Mapping[str, tuple[Engine, TrainConfig]]
+
+
+def table5(setting: Setting, watch: FoldWatch | None = None) -> Sheet:
+    """Make the table of the networks that the trainer has; nothing is trained, measurements are kept."""
+    study = Study("5", setting, Plan(2), watch)
+    cache = Source(study.data()).open()
+    names, missing = available(setting)
+    engines = {name: _engine(study, name, cache) for name in dict.fromkeys((PRETRAINED, *names))}
+    slices = 4 if setting.smoke else min(SLICES, len(cache))
+    times = _measured(study, engines, cache, slices)
+    ours = {}
+    for name, (engine, _) in engines.items():
+        counts = dict(zip(("parameters", "trainable"), map(Figure, engine.parameters()), strict=True))
+        ours[name, ""] = counts | {part: Figure(seconds[name]) for part, seconds in times.items()}
+    how = (
+        f"Ours: trainer {setting.trainer}, device {setting.device}; a scan is {slices} synthetic slices of"
+        f" {study.pixels()} x {study.pixels()} px; {setting.repetitions} repetitions."
+    )
+    columns = ("parameters", "trainable", "scan", "slice")
+    return replace(study.sheet(ours, columns, [how, NOTE, *missing]), reference=PRETRAINED)
+
+
+def interleaved(
+    jobs: Mapping[str, Callable[[], object]],
+    repetitions: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Return the median seconds of each job; every repetition runs all of them in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repetitions):
+        for name, job in jobs.items():
+            begun = clock()
+            job()
+            seconds[name].append(clock() - begun)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+def _engine(study: Study, name: str, cache: SliceCache) -> tuple[Engine, TrainConfig]:
+    """Make a network with random weights, which take as long as others."""
+    changes = {"device": study.setting.device, "freeze_encoder": name == PRETRAINED}
+    config = get_config(study.setting.trainer, name, **changes)
+    return study.make_engine(config, cache.index.classes), config
+
+
+def _segment(engine: Engine, images: Images) -> None:
+    for start in range(0, len(images), BATCH):
+        engine.predict(images[start : start + BATCH])
+
+
+def _measured(study: Study, engines: Engines, cache: SliceCache, slices: int) -> dict[str, dict[str, float]]:
+    """Measure a scan and a slice, or return what an earlier call measured in the same way."""
+    how = {"networks": list(engines), "slices": slices, "repetitions": study.setting.repetitions}
+    how |= {"device": study.setting.device}
+    path = study.folder / "seconds.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if known.get("how") != how:
+        known = {"how": how}
+        for part, stop in (("slice", 1), ("scan", slices)):
+            jobs = {
+                name: partial(_segment, engine, cache.batch(np.arange(stop), config.around)[0])
+                for name, (engine, config) in engines.items()
+            }
+            if part == "slice":  # the first call of a network also sets it up
+                interleaved(jobs, 1)
+            known[part] = interleaved(jobs, study.setting.repetitions)
+        study.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(known, indent=1))
+    return {part: known[part] for part in ("scan", "slice")}

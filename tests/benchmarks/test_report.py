@@ -1,0 +1,221 @@
+"""The smoke setting of every table, with networks of a few weights; and what the tables are made of."""
+
+import csv
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.report import __main__ as command
+from benchmarks.report import populations
+from benchmarks.report.published import MEAN, PUBLISHED, Figure
+from benchmarks.report.sheet import SMOKE, SYNTHETIC, Sheet
+from benchmarks.report.study import Plan, Setting, Study, Variant
+from benchmarks.report.table2 import TRAINING
+from benchmarks.report.table3 import FOURFOLD
+from benchmarks.report.table5 import interleaved
+from seg_core.errors import UsageError
+from seg_core.labels import BONES
+from trainers.cache import CacheIndex, SliceCacheWriter
+from trainers.torch import engine
+
+ROWS = {
+    "1": ["512 x 512", "400 x 400", "256 x 256"],
+    "2A": ["pretrained", "random"],
+    "2B": ["unet-resnet34", "unet-resnet50", "unet-vgg19", "unet-mobilenetv2"],
+    "2C": ["dice", "cross_entropy", "dice_focal"],
+    "2D": ["1e-4", "1e-5", "falling"],
+    "3": ["nnunet-2d", "unet-resnet34", "unet-baseline"],
+    "4": ["as it is", "fine-tuned"],
+    "5": ["unet-resnet34", "nnunet-2d", "unet-baseline"],
+}
+NETWORKS = ("nnunet-2d", "unet-resnet34", "unet-baseline", "no-such-network")
+
+
+class TinyNetwork(torch.nn.Module):
+    """Two convolutions in the place of a network of the registry."""
+
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.encoder = torch.nn.Conv2d(channels, 2, 3, padding=1)
+        self.head = torch.nn.Conv2d(2, classes, 1)
+
+    def forward(self, x):
+        return self.head(self.encoder(x).relu())
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder for all tables, which share their people."""
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Make networks tiny and pictures none; count the steps of each."""
+    counted, learn, threads = Counter(), engine.TorchEngine.step, torch.get_num_threads()
+
+    def step(self, *arguments):
+        counted[self.config.network] += 1
+        return learn(self, *arguments)
+
+    monkeypatch.setattr(engine.TorchEngine, "step", step)
+    monkeypatch.setattr(
+        engine, "build_network", lambda name, classes, channels, *_: TinyNetwork(classes, channels)
+    )
+    for module in ("log", "scores"):
+        monkeypatch.setattr(f"trainers.{module}.can_draw", lambda: False)
+    torch.set_num_threads(1)
+    yield counted
+    torch.set_num_threads(threads)
+
+
+def smoke(number, work):
+    """Make a table; return its Markdown and the rows of its CSV."""
+    arguments = [number, "-o", str(work), "--smoke", "--repetitions", "2"]
+    for name in NETWORKS:
+        arguments += ["--network", name]
+    assert command.main(arguments) == 0
+    stem = f"table-{number.lower()}-smoke"
+    text = (work / f"{stem}.md").read_text(encoding="utf-8")
+    with (work / f"{stem}.csv").open(encoding="utf-8", newline="") as file:
+        return text, list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("number", ROWS)
+def test_every_table_runs_and_runs_once(number, work, steps, read_json):
+    text, rows = smoke(number, work)
+    assert SMOKE in text
+    assert SYNTHETIC in text
+    assert {row["kind"] for row in rows} == {"smoke: not to be published"}
+    assert list(dict.fromkeys(row["row"] for row in rows if row["ours"])) == ROWS[number]
+    assert bool(steps) == (number != "5")
+    folds = sorted((work / "smoke" / f"table-{number.lower()}").glob("*/fold-*"))
+    assert len(folds) == {"4": 2, "5": 0}.get(number, 2 * len(ROWS[number]))
+    for fold in folds:
+        (teach, choose), held_out = read_json(fold / "run.json")["subjects"], read_json(fold / "scores.json")
+        assert len({*teach, *choose, *held_out}) == len(teach) + len(choose) + len(held_out) == 4
+    steps.clear()
+    assert smoke(number, work) == (text, rows)
+    assert not steps
+
+
+def test_bones_and_their_mean_stand_beside_the_report(work, steps):
+    _, rows = smoke("2A", work)
+    assert [row["structure"] for row in rows] == 2 * [*BONES, MEAN]
+    assert [float(row["report"]) for row in rows[:5]] == [0.92, 0.93, 0.72, 0.86, 0.86]
+    assert all(0 <= float(row["ours"]) <= 1 for row in rows)
+
+
+def test_what_the_trainer_lacks_is_named(work, steps):
+    text, rows = smoke("3", work)
+    assert "no-such-network: MISSING" in text
+    found = {(r["row"], r["structure"], r["measure"]): (r["ours"], r["report"]) for r in rows}
+    assert found["nnunet-3d", "tibia", "dsc"] == ("", "0.9")
+    assert found["nnunet-2d", "pelvis", "volume_error_cm3"][1] == "31.8"
+
+
+def test_a_larger_slice_needs_more_memory(work, steps):
+    _, rows = smoke("1", work)
+    ratios = {r["row"]: (float(r["ours"]), float(r["report"])) for r in rows if r["measure"] == "data"}
+    assert ratios["256 x 256"] == (1, 1)
+    assert ratios["512 x 512"] == (pytest.approx(4, rel=1e-3), pytest.approx(60 / 14))
+
+
+def test_fine_tuning_begins_with_the_other_population(work, steps, read_json):
+    smoke("4", work)
+    folder = work / "smoke" / "table-4"
+    before = read_json(folder / "first" / "run.json")
+    assert before["subjects"] == [["first-1", "first-2", "first-3"], ["first-4"]]
+    assert set(read_json(folder / "as-it-is.json")) == {f"second-{n}" for n in range(1, 5)}
+    for fold in (folder / "fine-tuned").glob("fold-*"):
+        run = read_json(fold / "run.json")
+        assert run["config"]["init"] == str(folder / "first" / "best.ckpt")
+        assert {name.partition("-")[0] for part in run["subjects"] for name in part} == {"second"}
+
+
+def test_another_setting_is_refused_in_the_same_folder(work, steps, capsys):
+    smoke("2C", work)
+    arguments = ["2C", "-o", str(work), "--smoke", "--trainer", "keras"]
+    assert command.main(arguments) == 2
+    assert "another trainer" in capsys.readouterr().err
+
+
+def test_another_scan_is_refused_under_the_same_name(work, steps, tmp_path):
+    smoke("2C", work)
+    person = populations.people("first", 1, smoke=True)[0]
+    other = replace(person, config=replace(person.config, stature_cm=100.0))
+    with pytest.raises(UsageError, match="another scan"):
+        populations.scan(other, work / "smoke" / "scans")
+
+
+def test_the_full_setting_is_the_reports(tmp_path):
+    data = tmp_path / "data"
+    with SliceCacheWriter(data, CacheIndex((32, 32), BONES)) as writer:
+        for number in range(7):
+            nothing = np.zeros((10, 32, 32), np.uint8)
+            writer.append(str(number), nothing, nothing, (1.0, 1.0, 1.0))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "unet-resnet34.pth").touch()
+    study = Study("2A", Setting(tmp_path, encoder=str(tmp_path / "weights")))
+    assert study.plan == Plan(7, None, "first")
+    config = study.config(Variant("x", changes=TRAINING, pretrained=True), data, 5 / 7)
+    assert (config.loss, config.batch, config.epochs, config.lr, config.lr_step) == ("dice", 8, 20, 1e-4, 0)
+    assert (config.init, config.freeze_encoder) == (str(tmp_path / "weights" / "unet-resnet34.pth"), True)
+    assert config.epoch_samples == 100
+    assert config.augmentation.unit == "volume"
+    fourfold = study.config(Variant("y", "nnunet-2d", FOURFOLD), data, 5 / 7)
+    assert (fourfold.epoch_samples, fourfold.batch, fourfold.epochs, fourfold.init) == (200, 12, 40, "random")
+    fewer = Study("2A", Setting(tmp_path, subjects=5, folds=3, epochs=4, epoch_samples=16, encoder="random"))
+    assert fewer.plan == Plan(5, 3)
+    config = fewer.config(Variant("x", changes=TRAINING, pretrained=True), data, 5 / 7)
+    assert (config.epochs, config.epoch_samples, config.init) == (4, 16, "random")
+    assert not config.freeze_encoder
+
+
+def test_pretrained_weights_must_be_there(tmp_path, capsys):
+    assert command.main(["2A", "-o", str(tmp_path), "--encoder", "random"]) == 2
+    assert "--encoder" in capsys.readouterr().err
+    study = Study("2B", Setting(tmp_path, encoder=str(tmp_path)))
+    with pytest.raises(UsageError, match="no file unet-vgg19"):
+        study.config(Variant("x", "unet-vgg19", pretrained=True), tmp_path, 1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_populations_of_different_people_and_scanners():
+    first, second = (populations.people(name, 10) for name in ("first", "second"))
+    assert len({person.config.seed for person in (*first, *second)}) == 20
+    assert all(122 <= person.config.stature_cm <= 150 for person in first)
+    assert {(p.config.size, p.config.pixel_mm, p.config.slice_mm) for p in first} == {(512, 0.9375, 3.0)}
+    assert {person.config.slice_mm for person in second} == {1.0}
+    assert len({person.config.pixel_mm for person in second}) == 3
+    assert all((p.look.size, p.look.pixel_mm) == (p.config.size, p.config.pixel_mm) for p in second)
+    assert populations.people("first", 3) == first[:3]
+
+
+def test_times_are_taken_in_turn():
+    order, ticks = [], iter([0, 1, 1, 3, 3, 13, 13, 17, 17, 18, 18, 23])
+    jobs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    assert interleaved(jobs, 3, lambda: next(ticks)) == {"a": 1, "b": 4}
+    assert order == list("ababab")
+
+
+def test_a_sheet_shows_ratios_spreads_and_gaps():
+    published = replace(
+        PUBLISHED["5"], figures={("x", ""): {"scan": Figure(20)}, ("y", ""): {"scan": Figure(50)}}
+    )
+    ours = {("x", ""): {"scan": Figure(4.0), "dsc": Figure(0.5, 0.1)}}
+    text = Sheet(published, ("scan", "dsc"), ours, ("how",), reference="x").markdown()
+    assert "|  | time a scan, ratio | in the report | DSC |" in text
+    assert "| x | 1.00 | 1.00 | 0.50 ± 0.10 |" in text
+    assert "| y | - | 2.50 | - |" in text
+    assert SMOKE not in text
+    assert text.endswith("- how\n")
+
+
+def test_the_command_is_told_without_places(tmp_path):
+    setting = Setting(tmp_path, encoder=str(tmp_path / "weights"), folds=3, networks=("a", "b"))
+    assert setting.options == "-o WORK --network a --network b --encoder weights --folds 3"
+    assert Setting(tmp_path, smoke=True).options == "-o WORK --smoke"
