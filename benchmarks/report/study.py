@@ -14,11 +14,12 @@ from trainers.augment import REPORT
 from trainers.config import TrainConfig
 from trainers.crossval import FoldWatch, cross_validate, plan_folds
 from trainers.loop import MakeEngine, Source
-from trainers.registry import get_config, get_trainer
+from trainers.registry import get_config, get_network, get_trainer
 from trainers.scores import table as score_table
 
 SIZE = 256
 _SMOKE = {"epochs": 1, "epoch_samples": 4, "batch": 2, "validation_samples": 4, "patience": 1}
+_SMOKE_PATCH = (16, 32, 32)  # of networks of patches
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class Study:
         data : Path
             The dataset.
         taught : float
-            Share of its slices that teach. An epoch sees each of them as often as augmentation multiplies it.
+            Share of its slices that teach. An epoch sees each of them as often as augmentation multiplies
+            it, unless the network has an epoch of its own.
 
         Raises
         ------
@@ -190,14 +192,16 @@ class Study:
             changes |= self._start(variant.network)
         if setting.epochs is not None:
             changes["epochs"] = setting.epochs
+        own = get_network(setting.trainer, variant.network).defaults
         if setting.smoke:
-            return get_config(setting.trainer, variant.network, **changes | _SMOKE)
+            changes |= _SMOKE | ({"patch": _SMOKE_PATCH} if "patch" in own else {})
+        elif setting.epoch_samples is not None:
+            changes["epoch_samples"] = setting.epoch_samples
         config = get_config(setting.trainer, variant.network, **changes)
-        samples = setting.epoch_samples
-        if samples is None:
-            each = round(len(Source(data).open()) * taught) * max(config.augmentation.factor, 1)
-            samples = max(each, config.batch)
-        return replace(config, epoch_samples=samples)
+        if "epoch_samples" in {**own, **changes}:
+            return config
+        each = round(len(Source(data).open()) * taught) * max(config.augmentation.factor, 1)
+        return replace(config, epoch_samples=max(each, config.batch))
 
     def _start(self, network: str) -> dict[str, Any]:
         """Say how a pretrained encoder begins."""

@@ -22,7 +22,7 @@ from trainers.cache import SliceCache
 from trainers.config import TrainConfig
 from trainers.crossval import FoldWatch
 from trainers.loop import Engine, Images, Source
-from trainers.registry import get_config
+from trainers.registry import get_config, get_network
 
 SLICES, BATCH = 431, 16
 NOTE = (
@@ -40,15 +40,19 @@ def table5(setting: Setting, watch: FoldWatch | None = None) -> Sheet:
     names, missing = available(setting)
     engines = {name: _engine(study, name, cache) for name in dict.fromkeys((PRETRAINED, *names))}
     slices = 4 if setting.smoke else min(SLICES, len(cache))
-    times = _measured(study, engines, cache, slices)
+    of_patches = [name for name in names if "patch" in get_network(setting.trainer, name).defaults]
+    timed = {name: pair for name, pair in engines.items() if name not in of_patches}
+    times = _measured(study, timed, cache, slices)
     ours = {}
     for name, (engine, _) in engines.items():
         counts = dict(zip(("parameters", "trainable"), map(Figure, engine.parameters()), strict=True))
-        ours[name, ""] = counts | {part: Figure(seconds[name]) for part, seconds in times.items()}
+        found = {part: Figure(seconds[name]) for part, seconds in times.items() if name in seconds}
+        ours[name, ""] = counts | found
     how = (
         f"Ours: trainer {setting.trainer}, device {setting.device}; a scan is {slices} synthetic slices of"
         f" {study.pixels()} x {study.pixels()} px; {setting.repetitions} repetitions."
     )
+    missing += [f"{name}: time NOT MEASURED, it sees patches and not slices." for name in of_patches]
     columns = ("parameters", "trainable", "scan", "slice")
     return replace(study.sheet(ours, columns, [how, NOTE, *missing]), reference=PRETRAINED)
 

@@ -19,6 +19,7 @@ from benchmarks.report.table5 import interleaved
 from seg_core.errors import UsageError
 from seg_core.labels import BONES
 from trainers.cache import CacheIndex, SliceCacheWriter
+from trainers.registry import Network
 from trainers.torch import engine
 
 ROWS = {
@@ -173,6 +174,13 @@ def test_the_full_setting_is_the_reports(tmp_path):
     config = fewer.config(Variant("x", changes=TRAINING, pretrained=True), data, 5 / 7)
     assert (config.epochs, config.epoch_samples, config.init) == (4, 16, "random")
     assert not config.freeze_encoder
+
+
+def test_a_network_may_have_an_epoch_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(engine.NETWORKS, "own", Network("a test's", "torch", {"epoch_samples": 60}))
+    assert Study("3", Setting(tmp_path)).config(Variant("x", "own"), tmp_path, 1.0).epoch_samples == 60
+    given = Study("3", Setting(tmp_path, epoch_samples=32))
+    assert given.config(Variant("x", "own"), tmp_path, 1.0).epoch_samples == 32
 
 
 def test_pretrained_weights_must_be_there(tmp_path, capsys):
