@@ -34,9 +34,9 @@ def finish(model: onnx.ModelProto, spec: ModelSpec, weights: str = "float32") ->
     Returns
     -------
     ModelProto
-        With the further outputs ``labels`` and ``confidence`` (255 times the probability of the class, at the
-        description's temperature), uint8 (n, rows, columns). The optional input ``size`` (int64: rows,
-        columns) gives their size.
+        Of a network of slices, with the further outputs ``labels`` and ``confidence`` (255 times the
+        probability of the class, at the description's temperature), uint8 (n, rows, columns). The optional
+        input ``size`` (int64: rows, columns) gives their size. A network of patches has ``logits`` alone.
 
     Raises
     ------
@@ -53,7 +53,8 @@ def finish(model: onnx.ModelProto, spec: ModelSpec, weights: str = "float32") ->
     _strip(result)
     if weights == "float16":
         _store_float16(result.graph)
-    _add_labels(result.graph, spec)
+    if spec.patch is None:
+        _add_labels(result.graph, spec)
     result.ir_version = IR_VERSION
     del result.opset_import[:]
     result.opset_import.append(helper.make_opsetid("", OPSET))

@@ -27,12 +27,16 @@ class Grid:
         (row, column) distance in mm, for ``kind="spacing"``.
     multiple : int
         What the network's number of rows and columns must be divisible by.
+    slice_mm : float, optional
+        Of a 3D network, the distance of slices that it wants; by default the scan's own slices, whatever
+        their distance.
     """
 
     kind: Literal["size", "spacing"] = "size"
     size: tuple[int, int] = (256, 256)
     spacing_mm: tuple[float, float] = (1.875, 1.875)
     multiple: int = 32
+    slice_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,13 @@ class ModelSpec:
         modern neural networks, ICML 2017).
     provenance : mapping
         Free JSON: framework, versions, training data, scores, licence, intended use.
+    patch : tuple of int, optional
+        (slices, rows, columns) that a 3D network sees at once. Its input is (n, channels, *patch), its only
+        output ``logits``; it is slid over the volume (`seg_core.sliding`). By default networks see slices.
+    overlap : float
+        Share of a patch that the next one covers again, at least.
+    limb_range : bool
+        Whether only slices that show the limb are kept (`seg_core.limb_range`).
     format_version : int
         Of this description.
     """
@@ -127,6 +138,9 @@ class ModelSpec:
     denoise: Denoise = field(default_factory=Denoise)
     temperature: float = 1.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    patch: tuple[int, int, int] | None = None
+    overlap: float = 0.5
+    limb_range: bool = True
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -163,6 +177,8 @@ class ModelSpec:
             raw["grid"] = Grid(**grid)
             raw["normalisation"] = Normalisation(**raw["normalisation"])
             raw["denoise"] = Denoise(**raw["denoise"])
+            if raw.get("patch") is not None:
+                raw["patch"] = tuple(raw["patch"])
             return cls(**raw)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(

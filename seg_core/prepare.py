@@ -46,6 +46,8 @@ class SlicePlan:
         Of the network.
     stride : int
         Slices from one channel to the next; 0: each holds the same one.
+    depth_mm : float
+        Distance of slices that a 3D network wants, see `seg_core.patches`; other networks take the scan's.
     """
 
     axes: tuple[int, int, int]
@@ -58,6 +60,7 @@ class SlicePlan:
     spacing_mm: tuple[float, float, float]
     channels: int
     stride: int
+    depth_mm: float
 
     def oriented(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a view (slice, row, column) of a stored array (i, j, k); writing to it writes there."""
@@ -82,7 +85,8 @@ def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
         Of the scan: any of the 48 orientations, oblique ones too.
     spec : ModelSpec
         With grid ``size`` the frame is the whole slice. With ``spacing`` the grid is the smallest multiple
-        that covers the slice, and the slice lies in the frame's middle with air around it.
+        that covers the slice, and the slice lies in the frame's middle with air around it; a network of
+        patches has the whole slice for its frame, and a grid as near to the spacing as that allows.
 
     Raises
     ------
@@ -101,7 +105,11 @@ def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
     sizes = [geometry.voxel_sizes[a] for a in axes]
     native = counts[1], counts[2]
     frame, grid = native, spec.grid.size
-    if spec.grid.kind == "spacing":
+    if spec.grid.kind == "spacing" and spec.patch is not None:
+        pixels = zip(native, sizes[1:], spec.grid.spacing_mm, strict=True)
+        rows, columns = (resampled(n, mm, wanted_mm) for n, mm, wanted_mm in pixels)
+        grid = rows, columns
+    elif spec.grid.kind == "spacing":
         pairs = [_cover(n, mm, i, spec) for i, (n, mm) in enumerate(zip(native, sizes[1:], strict=True))]
         frame, grid = (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
     return SlicePlan(
@@ -113,14 +121,20 @@ def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
         before=((frame[0] - native[0]) // 2, (frame[1] - native[1]) // 2),
         grid=grid,
         spacing_mm=(sizes[0], sizes[1], sizes[2]),
-        channels=spec.channels,
+        channels=spec.channels if spec.patch is None else 1,
         stride=slice_stride(spec.neighbour_mm, sizes[0]) if spec.channel_fill == "neighbours" else 0,
+        depth_mm=spec.grid.slice_mm or sizes[0],
     )
 
 
 def slice_stride(neighbour_mm: float, slice_mm: float) -> int:
     """Return how many slices further the next channel looks: nearest to the distance, at least 1."""
     return max(1, round(neighbour_mm / slice_mm))
+
+
+def resampled(voxels: int, mm: float, wanted_mm: float) -> int:
+    """Return how many voxels of about the wanted millimetres cover the same length, at least 1."""
+    return max(1, round(voxels * mm / wanted_mm))
 
 
 def _cover(pixels: int, pixel_mm: float, axis: int, spec: ModelSpec) -> Pair:
@@ -140,8 +154,24 @@ def _check_spec(spec: ModelSpec) -> None:
         raise ModelError(f"grid {grid} with {spec.channels} channels", "positive numbers")
     if not 0 <= spec.neighbour_mm < inf:
         raise ModelError(f"channels {spec.neighbour_mm} mm apart", "0 or a distance")
-    if grid.kind == "size" and any(n % grid.multiple for n in grid.size):
+    _check_patch(spec)
+    if grid.kind == "size" and spec.patch is None and any(n % grid.multiple for n in grid.size):
         raise ModelError(f"grid {grid.size}", f"multiples of {grid.multiple}")
+
+
+def _check_patch(spec: ModelSpec) -> None:
+    patch, slice_mm = spec.patch, spec.grid.slice_mm
+    if patch is None:
+        if slice_mm is not None:
+            raise ModelError(f"slices {slice_mm} mm apart for a network of slices", "a patch with them")
+        return
+    if len(patch) != 3 or min(patch) < 1 or not 0 <= spec.overlap < 1:
+        raise ModelError(f"patches of {patch} that overlap by {spec.overlap}", "3 numbers, 0 to below 1")
+    if (slice_mm is not None and not 0 < slice_mm < inf) or spec.channel_fill != "repeat":
+        raise ModelError(
+            f"patches with slices {slice_mm} mm apart, channels of {spec.channel_fill}",
+            "a distance, and the same slice in each channel",
+        )
 
 
 def prepare(

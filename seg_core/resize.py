@@ -58,6 +58,32 @@ def resize_bilinear(slices: npt.NDArray[Any], shape: tuple[int, int]) -> Float32
     return result
 
 
+class SliceResampler:
+    """The same filter from slice to slice: a stack of slices becomes one of another number.
+
+    Parameters
+    ----------
+    slices_in, slices_out : int
+        Number of slices before and after, each at least 1; the outer edges of the two stacks coincide.
+    """
+
+    def __init__(self, slices_in: int, slices_out: int) -> None:
+        self._first, self._count, self._weights = _taps(slices_in, slices_out)
+
+    def needed(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the first slice before, and one past the last, of which new ones are made; start < stop."""
+        return int(self._first[start]), int((self._first + self._count)[start:stop].max())
+
+    def resample(self, slices: Float32Array, start: int, stop: int) -> Float32Array:
+        """Return new slices (stop - start, row, column) of those that are ``needed`` (n, row, column)."""
+        part = slice(start, stop)
+        result = np.empty((stop - start, *slices.shape[1:]), np.float32)
+        source = np.ascontiguousarray(slices, np.float32).reshape(len(slices), -1)
+        taps = self._first[part] - self._first[start], self._count[part], self._weights[part]
+        _resize_columns(source, *taps, result.reshape(len(result), -1))
+        return result
+
+
 def _resize_slice(source: Float32Array, target: Float32Array, across: Taps, down: Taps) -> None:
     (rows, columns), (new_rows, new_columns) = source.shape, target.shape
     passes = [(_resize_rows, across, (rows, new_columns)), (_resize_columns, down, target.shape)]

@@ -65,8 +65,8 @@ class Runner:
     fingerprint : str
         sha256 of the file.
     batch : int
-        Slices a call of the runtime. Always as many, the last ones padded, so that results do not depend on
-        how many a caller gives.
+        Slices or patches a call of the runtime. Always as many, the last ones padded, so that results do not
+        depend on how many a caller gives.
 
     Raises
     ------
@@ -89,8 +89,8 @@ class Runner:
         self.name, data = _read(model)
         self.fingerprint = hashlib.sha256(data).hexdigest()
         self._session, self.device = _open(runtime, data, device, threads, self.name)
-        self.batch = _BATCH[self.device]
         self.spec = _read_spec(self._session, self.name)
+        self.batch = _BATCH[self.device] if self.spec.patch is None else 1
         _check_graph(self._session, self.spec, self.name)
 
     def run(self, images: Float32Array, size: tuple[int, int], confidence: bool = False) -> Inference:
@@ -108,10 +108,12 @@ class Runner:
         Raises
         ------
         UsageError
-            If the images do not fit the network.
+            If the images do not fit the network, or it is one of patches, which gives logits only.
         ModelError
             If the runtime fails.
         """
+        if self.spec.patch is not None:
+            raise UsageError(f"labels of slices from {self.spec.name}", "logits of patches")
         outputs = ["labels", "confidence"] if confidence else ["labels"]
         parts = self._run(outputs, images, size)
         shape = (len(images), *size)
@@ -121,9 +123,14 @@ class Runner:
         return Inference(labels, np.concatenate(parts[1]) if parts[1] else np.empty(shape, np.uint8))
 
     def logits(self, images: Float32Array) -> Float32Array:
-        """Return the network's own output, float32 (n, classes + 1, rows, columns), on the images' grid.
+        """Return the network's own output, float32 (n, classes + 1, *space), on the images' grid.
 
-        Parameters and errors as in `run`.
+        Errors as in `run`.
+
+        Parameters
+        ----------
+        images : ndarray of float32, (n, channels, *space)
+            Prepared slices, or patches of a network that has them.
         """
         # Every output is computed, asked for or not: labels of one pixel cost nothing.
         parts = self._run(["logits"], images, (1, 1))[0]
@@ -144,7 +151,9 @@ class Runner:
                 padded = np.zeros((self.batch, *block.shape[1:]), np.float32)
                 padded[:count] = block
                 block = padded
-            feed = {"image": np.ascontiguousarray(block), "size": np.array(size, np.int64)}
+            feed = {"image": np.ascontiguousarray(block)}
+            if self.spec.patch is None:
+                feed["size"] = np.array(size, np.int64)
             try:
                 found = self._session.run(outputs, feed)
             except Exception as error:  # the runtime's errors share no base class of its own
@@ -154,10 +163,15 @@ class Runner:
         return parts
 
     def _check_images(self, images: Float32Array, size: tuple[int, int]) -> None:
-        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1] != self.spec.channels:
+        patch, axes = self.spec.patch, 4 if self.spec.patch is None else 5
+        wanted = (self.spec.channels, *(patch or images.shape[2:]))
+        if images.dtype != np.float32 or images.ndim != axes or images.shape[1:] != wanted:
             raise UsageError(
-                f"images {images.dtype} {images.shape}", f"float32 (n, {self.spec.channels}, rows, columns)"
+                f"images {images.dtype} {images.shape}",
+                f"float32 (n, {self.spec.channels}, {patch or 'rows, columns'})",
             )
+        if patch is not None:
+            return
         multiple = self.spec.grid.multiple
         if any(n < 1 or n % multiple for n in images.shape[2:]) or min(size) < 1:
             raise UsageError(
@@ -277,22 +291,26 @@ def _read_spec(session: Any, name: str) -> ModelSpec:
 
 def _check_graph(session: Any, spec: ModelSpec, name: str) -> None:
     """Compare names, types and channels with what the description says."""
+    patched = spec.patch is not None
     inputs = {i.name: i for i in session.get_inputs()}
     inputs |= {i.name: i for i in session.get_overridable_initializers()}
     outputs = {o.name: o for o in session.get_outputs()}
-    for found, wanted in ((inputs, {"image", "size"}), (outputs, {"logits", "labels", "confidence"})):
+    wanted_inputs = {"image"} if patched else {"image", "size"}
+    wanted_outputs = {"logits"} if patched else {"logits", "labels", "confidence"}
+    for found, wanted in ((inputs, wanted_inputs), (outputs, wanted_outputs)):
         if set(found) != wanted:
             raise ModelError(f"{name} has {sorted(found)}", f"{sorted(wanted)}", "export it with lls")
         for key in wanted:
             if found[key].type != _DTYPES[key]:
                 raise ModelError(f"{name}: {key} is {found[key].type}", _DTYPES[key], "export it with lls")
-    axis = 1 if spec.layout == "NCHW" else 3
+    axes, axis = 5 if patched else 4, 1 if spec.layout == "NCHW" or patched else 3
     for tensor, count in ((inputs["image"], spec.channels), (outputs["logits"], len(spec.classes) + 1)):
         shape = tensor.shape
-        if len(shape) != 4 or shape[axis] != count:
+        fits = len(shape) == axes and shape[axis] == count
+        if not fits or (patched and tuple(shape[2:]) != spec.patch):
             raise ModelError(
                 f"{name}: {tensor.name} is {shape}",
-                f"4 axes, {count} channels on axis {axis}",
+                f"{axes} axes, {count} channels on axis {axis}" + f", then {spec.patch}" * patched,
                 "export it with lls",
             )
         if not isinstance(shape[0], str):

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -17,15 +18,19 @@ from seg_core.intensity import intensity_window
 from seg_core.labels import plain_labels
 from seg_core.limb_range import Range, find_limb, range_from_hip
 from seg_core.moments import Box
+from seg_core.patches import Stack, patch_labels
 from seg_core.plausibility import check_plausibility
 from seg_core.prepare import SlicePlan, crop, plan_slices, prepare, restore
 from seg_core.report import Check
-from seg_core.runner import Runner
+from seg_core.runner import Inference, Runner
 from seg_core.sides import SideEvidence, keep_side, split_sides
 from seg_core.statistics import BoneStatistics, bone_statistics
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, slices done and slices in all."""
+
+Labelling = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
+"""Slices (n,) and their images -> their labels (n, *frame)."""
 
 SLAB = 16
 """Slices that are prepared, inferred and cleaned together; bounds memory, changes no label."""
@@ -158,7 +163,7 @@ class _Job:
     def __init__(self, volume: Volume, runner: Runner, options: SegmentOptions, progress: Progress) -> None:
         self.volume, self.runner, self.options, self.progress = volume, runner, options, progress
         self.plan: SlicePlan = plan_slices(volume.geometry, runner.spec)
-        self.classes = len(runner.spec.classes)
+        self.classes, self.patched = len(runner.spec.classes), runner.spec.patch is not None
         if options.side != "both" and not runner.spec.sided:
             raise UsageError(f"side {options.side} of a network without sides", "both")
         self.clock = _Clock()
@@ -173,6 +178,8 @@ class _Job:
         span = self._range()
         since = self.clock.add("range", since)
         classes, confidence = self._infer(span)
+        if self.patched:
+            span = self._keep_limb(span, classes, confidence)
         since = time.perf_counter()
         if self.options.denoise:
             fraction = self.runner.spec.denoise.volume_fraction
@@ -199,14 +206,19 @@ class _Job:
         )
 
     def _range(self) -> Range:
-        options, everything = self.options, (0, self.plan.slices)
+        options, spec = self.options, self.runner.spec
         if options.hip_slice is not None:
-            orientation = self.runner.spec.orientation
-            return range_from_hip(self.plan, orientation, options.hip_slice, options.hip_tolerance)
-        limb = find_limb(self.plan, self._bone_area)
+            return range_from_hip(self.plan, spec.orientation, options.hip_slice, options.hip_tolerance)
+        if self.patched or not spec.limb_range:
+            return 0, self.plan.slices
+        return self._limb(lambda slices, images: self.runner.run(images, self.plan.frame).labels)
+
+    def _limb(self, labels: Labelling) -> Range:
+        """Find the limb from labels of slices 15 mm apart."""
+        limb = find_limb(self.plan, lambda slices: self._bone_area(slices, labels))
         if limb is None:
             self.warnings.append("no bone was found in slices 15 mm apart: all slices were segmented")
-            return everything
+            return 0, self.plan.slices
         for run in limb.left_out:
             first, last = sorted(map(self.plan.slice_index, run))
             self.warnings.append(
@@ -215,8 +227,8 @@ class _Job:
             )
         return limb.slices
 
-    def _bone_area(self, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Run the network on single slices; return how much bone each shows, in mm2 (n,)."""
+    def _bone_area(self, slices: npt.NDArray[np.int64], labels: Labelling) -> npt.NDArray[np.float64]:
+        """Return how much bone single slices show, in mm2 (n,)."""
         pixel_mm2 = self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
         area, light = np.zeros(len(slices)), np.zeros(len(slices))
         for start in range(0, len(slices), self.runner.batch):
@@ -224,8 +236,8 @@ class _Job:
             images = np.concatenate(
                 [prepare(self.volume.array, self.plan, self.window, s, s + 1) for s in part]
             )
-            labels = crop(self.runner.run(images, self.plan.frame).labels, self.plan)
-            cleaned, _ = denoise_slices(np.ascontiguousarray(labels), self.classes, self.runner.spec.denoise)
+            found = np.ascontiguousarray(crop(labels(part, images), self.plan))
+            cleaned, _ = denoise_slices(found, self.classes, self.runner.spec.denoise)
             area[start : start + len(part)] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
             light[start : start + len(part)] = self._light(images[:, 0])
             self.progress("range", start + len(part), len(slices))
@@ -243,22 +255,66 @@ class _Job:
         """Return classes and confidence (i, j, k) on the scan's grid."""
         classes = np.zeros_like(self.volume.array, np.uint8, subok=False)
         confidence = np.zeros_like(classes) if self.options.confidence else None
-        for start, images in self._slabs(span):
-            since = time.perf_counter()
-            found = self.runner.run(images, self.plan.frame, self.options.confidence)
-            since = self.clock.add("infer", since)
+        for start, found in self._patches(span) if self.patched else self._inferred(span):
             labels = np.ascontiguousarray(crop(found.labels, self.plan))
-            if self.options.denoise:
-                labels, removed = denoise_slices(labels, self.classes, self.runner.spec.denoise)
-                before = self.removed.get("slices")
-                self.removed["slices"] = removed if before is None else before + removed
-                since = self.clock.add("denoise", since)
+            if not self.patched:  # else in the limb's range, which is not known yet
+                labels = self._cleaned(labels)
+            since = time.perf_counter()
             restore(labels, self.plan, classes, start)
             if confidence is not None and found.confidence is not None:
                 restore(found.confidence, self.plan, confidence, start)
             self.clock.add("restore", since)
-            self.progress("infer", start + len(images) - span[0], span[1] - span[0])
+            self.progress("infer", start + len(labels) - span[0], span[1] - span[0])
         return classes, confidence
+
+    def _cleaned(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return slices (n, rows, columns) without noise, if that is wanted."""
+        if not self.options.denoise:
+            return labels
+        since = time.perf_counter()
+        labels, removed = denoise_slices(labels, self.classes, self.runner.spec.denoise)
+        before = self.removed.get("slices")
+        self.removed["slices"] = removed if before is None else before + removed
+        self.clock.add("denoise", since)
+        return labels
+
+    def _inferred(self, span: Range) -> Iterator[tuple[int, Inference]]:
+        """Run a network of slices."""
+        for start, images in self._slabs(span):
+            since = time.perf_counter()
+            found = self.runner.run(images, self.plan.frame, self.options.confidence)
+            self.clock.add("infer", since)
+            yield start, found
+
+    def _patches(self, span: Range) -> Iterator[tuple[int, Inference]]:
+        """Run a network of patches."""
+        stack = Stack(self.volume.array, self.plan, self.window, span)
+        slices = patch_labels(stack, self.runner, (span[1] - span[0], *self.plan.native))
+        since = time.perf_counter()
+        for start in range(span[0], span[1], SLAB):
+            part = list(islice(slices, SLAB))
+            found = Inference(np.stack([p[1] for p in part]), np.stack([p[2] for p in part]))
+            self.clock.add("infer", since)
+            yield start, found
+            since = time.perf_counter()
+
+    def _keep_limb(
+        self, span: Range, classes: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8] | None
+    ) -> Range:
+        """Find the limb in the labels of all slices, erase what lies beyond, clean the rest, all in place."""
+        stack = self.plan.oriented(classes)
+        if self.options.hip_slice is None and self.runner.spec.limb_range:
+            since = time.perf_counter()
+            span = self._limb(lambda slices, images: stack[slices])
+            for array in (classes, confidence):
+                if array is not None:
+                    self.plan.oriented(array)[: span[0]] = 0
+                    self.plan.oriented(array)[span[1] :] = 0
+            self.clock.add("range", since)
+        for start in range(*span, SLAB):
+            part = np.ascontiguousarray(stack[start : min(start + SLAB, span[1])])
+            restore(self._cleaned(part), self.plan, classes, start)
+        return span
 
     def _slabs(self, span: Range) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Give slabs in order; while one is inferred the next one is prepared, and no more."""

@@ -7,6 +7,7 @@ mirroring.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import Protocol
 
 import numba
 import numpy as np
@@ -22,6 +23,19 @@ Infer = Callable[[Float32Array], Float32Array]
 Linear = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
 Slab = tuple[int, Float32Array]
 """First slice, and logits (classes, n, rows, columns) of n slices from there on."""
+
+
+class Slices(Protocol):
+    """Prepared slices: an array float32 (slices, rows, columns), or what makes them when they are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Slices, rows, columns."""
+        ...
+
+    def __getitem__(self, part: slice, /) -> Float32Array:
+        """Return slices of a range without steps, within the shape."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,10 +69,10 @@ class Tiling:
 def tile_starts(length: int, patch: int, overlap: float) -> list[int]:
     """Return where patches begin along an axis: evenly spread, the last one ends with the axis.
 
-    An axis shorter than a patch has one, at 0.
+    An axis shorter than a patch has one, at 0; none begins where another does.
     """
     room = max(length - patch, 0)
-    steps = ceil(room / (patch * (1 - overlap)))
+    steps = ceil(room / max(patch * (1 - overlap), 1))
     return [round(room / steps * n) for n in range(steps + 1)] if steps else [0]
 
 
@@ -67,13 +81,14 @@ def tile_weights(length: int) -> npt.NDArray[np.float64]:
     return np.exp(-0.5 * ((np.arange(length) - length // 2) / (length / 8)) ** 2)
 
 
-def sliding_logits(volume: Float32Array, tiling: Tiling, infer: Infer) -> Iterator[Slab]:
+def sliding_logits(volume: Slices, tiling: Tiling, infer: Infer) -> Iterator[Slab]:
     """Give a network's logits of a volume, from its first slice to its last.
 
     Parameters
     ----------
-    volume : ndarray of float32, (slices, rows, columns)
-        Prepared; air is 0. An axis shorter than the patch is padded with air on both sides. Left alone.
+    volume : Slices, (slices, rows, columns)
+        Prepared. An axis shorter than the patch is padded with 0 on both sides. Each slice is read once, in
+        order. Left alone.
     tiling : Tiling
         How patches cover it.
     infer : callable
@@ -92,13 +107,10 @@ def sliding_logits(volume: Float32Array, tiling: Tiling, infer: Infer) -> Iterat
     UsageError
         If the volume has not three axes with at least one voxel each, or the network gives another shape.
     """
-    if volume.ndim != 3 or volume.dtype != np.float32 or volume.size == 0:
-        raise UsageError(f"a volume {volume.dtype} {volume.shape}", "float32 (slices, rows, columns)")
-    missing = [max(p - n, 0) for n, p in zip(volume.shape, tiling.patch, strict=True)]
-    before = [m // 2 for m in missing]
-    padded = volume
-    if any(missing):
-        padded = np.pad(volume, [(b, m - b) for b, m in zip(before, missing, strict=True)])
+    if len(volume.shape) != 3 or min(volume.shape) < 1:
+        raise UsageError(f"a volume of {volume.shape}", "(slices, rows, columns)")
+    padded = _Padded(volume, tiling.patch)
+    before = padded.before
     rows, columns = (slice(b, b + n) for b, n in zip(before[1:], volume.shape[1:], strict=True))
     for first, logits in _slabs(padded, tiling, infer):
         start = max(first, before[0])
@@ -107,8 +119,26 @@ def sliding_logits(volume: Float32Array, tiling: Tiling, infer: Infer) -> Iterat
             yield start - before[0], logits[:, start - first : stop - first, rows, columns]
 
 
-def _slabs(volume: Float32Array, tiling: Tiling, infer: Infer) -> Iterator[Slab]:
-    """Give the slabs of a volume that is nowhere smaller than the patch."""
+class _Padded:
+    """Slices that are nowhere smaller than the patch."""
+
+    def __init__(self, volume: Slices, patch: Triple) -> None:
+        missing = [max(p - n, 0) for n, p in zip(volume.shape, patch, strict=True)]
+        self.volume, self.before = volume, [m // 2 for m in missing]
+        self.after = [m - b for m, b in zip(missing, self.before, strict=True)]
+        self.shape = tuple(n + m for n, m in zip(volume.shape, missing, strict=True))
+
+    def read(self, start: int, stop: int) -> Float32Array:
+        first = self.before[0]
+        low, high = max(start - first, 0), min(stop - first, self.volume.shape[0])
+        slices = self.volume[low:high]
+        if slices.dtype != np.float32:
+            raise UsageError(f"a volume of {slices.dtype}", "float32")
+        ends = (low + first - start, stop - first - high)
+        return np.pad(slices, [ends, *zip(self.before[1:], self.after[1:], strict=True)])
+
+
+def _slabs(volume: _Padded, tiling: Tiling, infer: Infer) -> Iterator[Slab]:
     pairs = list(zip(volume.shape, tiling.patch, strict=True))
     starts = [tile_starts(n, p, tiling.overlap) for n, p in pairs]
     lines = [tile_weights(p) for p in tiling.patch]
@@ -116,11 +146,14 @@ def _slabs(volume: Float32Array, tiling: Tiling, infer: Infer) -> Iterator[Slab]
     sums = [_covered(n, s, line) for (n, _), s, line in zip(pairs, starts, lines, strict=True)]
     weights = _product(lines)
     depth, total = tiling.patch[0], np.zeros((0, 0, 0, 0), np.float32)
+    begin, block = 0, np.zeros((0, *volume.shape[1:]), np.float32)
     for first, after in zip(starts[0], [*starts[0][1:], volume.shape[0]], strict=True):
+        fresh = volume.read(begin + len(block), first + depth)
+        begin, block = first, np.concatenate([block[first - begin :], fresh])
         for row in starts[1]:
             for column in starts[2]:
                 place = slice(row, row + tiling.patch[1]), slice(column, column + tiling.patch[2])
-                logits = _checked(infer(volume[first : first + depth, *place]), tiling.patch)
+                logits = _checked(infer(block[:, *place]), tiling.patch)
                 if not total.size:
                     total = np.zeros((len(logits), depth, *volume.shape[1:]), np.float32)
                 total[:, :, *place] += logits * weights

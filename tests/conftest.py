@@ -36,13 +36,15 @@ def tiny_onnx(spec, metadata=True):
     centres = np.array([0, *(GREY.get(name, 250) for name in spec.classes)], np.float32) / 255
     centres[0] = GREY["muscle"] / 255 / 2
     # -(x - c)^2 = 2 c x - c^2 - x^2, and x^2 is the same for all classes: a convolution with one tap.
-    weights = np.zeros((classes, spec.channels, 1, 1), np.float32)
-    weights[:, 0, 0, 0] = 400 * centres
+    space = ["h", "w"] if spec.patch is None else list(spec.patch)
+    taps = [1] * len(space)
+    weights = np.zeros((classes, spec.channels, *taps), np.float32)
+    weights[:, 0] = (400 * centres).reshape(classes, *taps)
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"], kernel_shape=[1, 1])],
+        [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"], kernel_shape=taps)],
         "network",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", spec.channels, "h", "w"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes, "h", "w"])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", spec.channels, *space])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes, *space])],
         [
             helper.make_tensor("weight", TensorProto.FLOAT, weights.shape, weights.ravel()),
             helper.make_tensor("bias", TensorProto.FLOAT, [classes], -200 * centres**2),

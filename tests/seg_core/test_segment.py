@@ -18,9 +18,21 @@ def runner(tiny_model):
     return Runner(tiny_model, "cpu", threads=1)
 
 
-def test_made_up_legs_are_found(legs, runner):
+@pytest.fixture(scope="module")
+def patch_runner(make_spec, make_onnx):
+    """The same network in three dimensions, on patches that are smaller than a slice."""
+    return Runner(make_onnx(make_spec(patch=(12, 40, 48))), "cpu", threads=1)
+
+
+@pytest.fixture(params=["runner", "patch_runner"])
+def any_runner(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_made_up_legs_are_found(legs, any_runner):
     scan, truth = legs
     before = scan.array.copy()
+    runner, steps = any_runner, {"range", "prepare", "infer", "denoise", "restore", "sides", "measure"}
     found = segment(scan, runner, SegmentOptions(confidence=True))
     assert np.array_equal(found.labels.array, truth.array)
     assert dict(found.labels.labels) == sided_labels(runner.spec.classes)
@@ -29,7 +41,7 @@ def test_made_up_legs_are_found(legs, runner):
     inside = found.confidence.array[:, :, found.slices[0] : found.slices[1]]
     assert inside.min() >= 255 // 5
     assert found.axis == 2
-    assert set(found.seconds) == {"range", "prepare", "infer", "denoise", "restore", "sides", "measure"}
+    assert set(found.seconds) == (steps if runner.spec.patch is None else steps - {"prepare"})
     assert found.warnings == ()
     assert np.array_equal(scan.array, before)
 
@@ -135,9 +147,9 @@ def test_the_side_that_is_not_there_is_said(legs, runner):
     assert "every bone lies on the other one" in warning
 
 
-def test_hip_slice_cuts_towards_the_head(legs, runner):
+def test_hip_slice_cuts_towards_the_head(legs, any_runner):
     scan, truth = legs
-    found = segment(scan, runner, SegmentOptions(hip_slice=25, hip_tolerance=3))
+    found = segment(scan, any_runner, SegmentOptions(hip_slice=25, hip_tolerance=3))
     assert found.slices == (0, 29)
     assert np.array_equal(found.labels.array[:, :, :29], truth.array[:, :, :29])
     assert not found.labels.array[:, :, 29:].any()
@@ -160,12 +172,12 @@ def in_a_long_scan(volume, labels, bone_in_trunk=0):
 
 @pytest.mark.parametrize("bone_in_trunk", [0, 3, 12])
 @pytest.mark.parametrize("upside_down", [False, True])
-def test_the_limb_is_found_below_a_trunk_and_between_air(legs, runner, bone_in_trunk, upside_down):
+def test_the_limb_is_found_below_a_trunk_and_between_air(legs, any_runner, bone_in_trunk, upside_down):
     scan, truth = in_a_long_scan(*legs, bone_in_trunk)
     if upside_down:
         scan = reoriented(scan, (0, 1, 2), (False, False, True))
         truth = truth[:, :, ::-1]
-    found = segment(scan, runner)
+    found = segment(scan, any_runner)
     assert np.array_equal(found.labels.array, truth)
     first, last = np.flatnonzero(truth.any(axis=(0, 1)))[[0, -1]]
     assert first - 4 <= found.slices[0] <= first - 1  # a margin of 30 mm, less one coarse step at most
@@ -173,12 +185,12 @@ def test_the_limb_is_found_below_a_trunk_and_between_air(legs, runner, bone_in_t
     assert found.warnings == ()
 
 
-def test_much_bone_that_is_left_out_is_told_of(legs, runner):
+def test_much_bone_that_is_left_out_is_told_of(legs, any_runner):
     scan = Volume(legs[0].array.copy(order="K"), legs[0].geometry)
     lost = (legs[1].array == 2) | (legs[1].array == 6)
     lost[:, :, :22] = False  # the network loses most of both thighs
     scan.array[lost] = 20
-    found = segment(scan, runner)
+    found = segment(scan, any_runner)
     assert found.slices[1] <= 26
     warning, *others = found.warnings
     assert all(other.startswith("not plausible") for other in others)
@@ -198,11 +210,11 @@ def test_a_thin_ankle_in_a_wide_slice_is_no_air(runner):
     assert found.slices[0] == 0
 
 
-def test_without_denoising_specks_stay(legs, runner):
+def test_without_denoising_specks_stay(legs, any_runner):
     scan = Volume(legs[0].array.copy(order="K"), legs[0].geometry)
     scan.array[3, 3, 10] = 70  # a tibia of one voxel, in air
-    noisy = segment(scan, runner, SegmentOptions(denoise=False))
-    clean = segment(scan, runner)
+    noisy = segment(scan, any_runner, SegmentOptions(denoise=False))
+    clean = segment(scan, any_runner)
     assert noisy.labels.array[3, 3, 10] > 0
     assert clean.labels.array[3, 3, 10] == 0
     assert dict(noisy.removed) == {}
@@ -247,9 +259,9 @@ def test_a_network_without_sides(legs, band_model):
         segment(legs[0], unsided, SegmentOptions(side="left"))
 
 
-def test_progress_reaches_its_end_and_no_thread_is_left(legs, runner):
+def test_progress_reaches_its_end_and_no_thread_is_left(legs, any_runner):
     seen, threads = [], threading.active_count()
-    segment(legs[0], runner, progress=lambda *args: seen.append(args))
+    segment(legs[0], any_runner, progress=lambda *args: seen.append(args))
     last = {step: (done, total) for step, done, total in seen}
     assert set(last) == {"range", "infer"}
     assert all(done == total for done, total in last.values())
