@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trainers.registry import Network
 
 # Field of `trainers.config.TrainConfig` -> its help; options without a value leave the network's own default.
-_SETTINGS: dict[str, tuple[type, str]] = {
+_SETTINGS: dict[str, tuple[Any, str]] = {
     "epochs": (int, "At most."),
     "epoch_samples": (int, "Slices an epoch."),
     "batch": (int, "Slices a step."),
@@ -31,6 +31,8 @@ _SETTINGS: dict[str, tuple[type, str]] = {
     "channels": (int, "Input channels."),
     "channel_fill": (str, "repeat: the slice; neighbours: those around it."),
     "neighbour_mm": (float, "How far apart neighbours are, to the nearest slice; 0: slices in a row."),
+    "patch": ((int, int, int), "Slices, rows and columns that a 3D network sees: --patch 128 112 160."),
+    "slice_mm": (float, "Distance to which its slices are resampled; 0: as they were scanned."),
     "init": (
         str,
         "random, imagenet, default (the bundled network), or the file of a model, checkpoint or encoder.",

@@ -51,7 +51,7 @@ class Exported:
 
 
 def check_samples(spec: ModelSpec, samples: npt.NDArray[np.float32]) -> None:
-    """Refuse prepared slices (n, channels, rows, columns) that do not fit the description.
+    """Refuse prepared slices or patches (n, channels, *space) that do not fit the description.
 
     Raises
     ------
@@ -60,14 +60,17 @@ def check_samples(spec: ModelSpec, samples: npt.NDArray[np.float32]) -> None:
     """
     if spec.layout != "NCHW":
         raise UsageError(f"layout {spec.layout}", "NCHW: exported networks have channels first")
+    space = spec.patch or samples.shape[2:4]
     if (
-        samples.ndim != 4
+        samples.shape[2:] != space
+        or len(space) < 2
         or len(samples) < 2
         or samples.shape[1] != spec.channels
         or samples.dtype != np.float32
     ):
         raise UsageError(
-            f"samples {samples.dtype} {samples.shape}", f"float32 (2 or more, {spec.channels}, rows, columns)"
+            f"samples {samples.dtype} {samples.shape}",
+            f"float32 (2 or more, {spec.channels}, {spec.patch or 'rows, columns'})",
         )
 
 

@@ -15,12 +15,13 @@ from exporters.registry import get_exporter
 from seg_core.errors import ModelError, UsageError
 from seg_core.model_spec import ModelSpec
 from trainers.batches import fixed_subset
-from trainers.config import Around
+from trainers.batches3d import fixed_patches
+from trainers.config import Around, Patches
 from trainers.loop import BEST, RUN, Source
 from trainers.registry import get_network
 
-SAMPLES = 8
-"""Slices on which framework and file are compared."""
+SAMPLES, PATCHES = 8, 2
+"""Slices or patches on which framework and file are compared."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def export_run(run: Path, path: Path, request: RunExport | None = None) -> Expor
     slices = request.slices or next((Path(folder) for folder in known.get("data", [])[1:]), None)
     if slices is None:
         raise UsageError(f"{run} does not say where its slices are", fix="name their cache")
-    return exporter.export(network, spec, path, validation_slices(slices, spec, SAMPLES)[0], request.options)
+    images, _ = validation_slices(slices, spec, SAMPLES if spec.patch is None else PATCHES)
+    return exporter.export(network, spec, path, images, request.options)
 
 
 def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = None) -> ModelSpec:
@@ -116,7 +118,8 @@ def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = 
         channels=config["channels"],
         channel_fill=config["channel_fill"],
         neighbour_mm=config.get("neighbour_mm", 0.0),
-        grid=replace(data.grid, multiple=network.multiple),
+        patch=tuple(config["patch"]) if config.get("patch") else None,
+        grid=replace(data.grid, multiple=network.multiple, slice_mm=config.get("slice_mm") or None),
         provenance=learned | dict(data.provenance),
     )
 
@@ -131,7 +134,7 @@ def _versioned(package: str) -> str:
 def validation_slices(
     folder: Path, spec: ModelSpec, count: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Return evenly spread slices of a cache as the network takes them, and their labels.
+    """Return evenly spread slices of a cache, or patches around them, as the network takes them; and labels.
 
     Parameters
     ----------
@@ -144,10 +147,14 @@ def validation_slices(
 
     Returns
     -------
-    images : ndarray of float32, (n, channels, rows, columns)
-    labels : ndarray of uint8, (n, rows, columns)
+    images : ndarray of float32, (n, channels, *space)
+    labels : ndarray of uint8, (n, *space)
     """
     cache = Source(folder).open()
+    if spec.patch is not None:
+        patches = Patches(spec.patch, spec.grid.slice_mm or 0.0)
+        images, labels = fixed_patches(cache, fixed_subset(len(cache), count), patches)
+        return images.repeat(spec.channels, axis=1), labels
     around = Around(spec.channels, spec.neighbour_mm) if spec.channel_fill == "neighbours" else Around()
     images, labels = cache.batch(fixed_subset(len(cache), count), around)
     return images.repeat(spec.channels // around.channels, axis=1), labels

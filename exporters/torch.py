@@ -45,13 +45,13 @@ def export(
     ----------
     network : torch.nn.Module
         (n, channels, rows, columns) float32 -> logits (n, classes + 1, rows, columns); left alone. Rows and
-        columns are multiples of ``spec.grid.multiple``.
+        columns are multiples of ``spec.grid.multiple``. Where the description has a patch, that is the space.
     spec : ModelSpec
         Its description; the layout is NCHW.
     path : Path
         The file; replaced if it is there.
-    samples : ndarray of float32, (n, channels, rows, columns)
-        Prepared slices, two or more, on which the two are compared.
+    samples : ndarray of float32, (n, channels, *space)
+        Prepared slices or patches, two or more, on which the two are compared.
     options : ExportOptions, optional
 
     Raises
@@ -122,11 +122,11 @@ def _logits(network: torch.nn.Module, samples: npt.NDArray[np.float32]) -> npt.N
 
 
 def _graph(network: torch.nn.Module, samples: npt.NDArray[np.float32]) -> onnx.ModelProto:
-    """Export with any number of images, rows and columns."""
+    """Export with any number of images, and of a network of slices any number of rows and columns."""
     for module in network.modules():
         if hasattr(module, "inplace"):  # decomposed over symbolic sizes, which takes far longer
             module.inplace = False
-    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    dynamic = dict.fromkeys((0, 2, 3) if samples.ndim == 4 else (0,), torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings():
         # The exporter calls what torch itself has deprecated.
         warnings.simplefilter("ignore")

@@ -107,6 +107,12 @@ def make_legs(shape=(64, 64, 40), spacing=(4.0, 4.0, 25.0), sides=(1, -1)):
     return Volume(image, geometry), LabelMap(labels, geometry, sided_labels(BONES))
 
 
+@pytest.fixture(scope="session", name="make_legs")
+def make_legs_fixture():
+    """`make_legs`, for tests that want other ones."""
+    return make_legs
+
+
 @pytest.fixture(scope="session")
 def legs():
     """A scan of two legs and its true labels, see `make_legs`."""

@@ -1,8 +1,8 @@
 """Which slices a training sees, and in what order: of seed and epoch alone, to be resumable."""
 
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ def training_batches(
     def make(number: int) -> Batch:
         span = slice(number * draw.batch, (number + 1) * draw.batch)
         copies, slices = np.divmod(order[span], draw.slices)
-        seeds = _columns(draw.seed, draw.epoch, np.arange(span.start, span.stop))
+        seeds = columns(draw.seed, draw.epoch, np.arange(span.start, span.stop))
         pairs = zip(slices, seeds, strict=True)
         windows = [_window(cache, n, seed, draw.window) for n, seed in pairs] if draw.window else []
         places = [window.crop for window in windows] or None
@@ -95,26 +95,31 @@ def training_batches(
             images, labels = augment(images, labels, seeds, options)
         else:
             units = cache.first[slices] if options.unit == "volume" else slices
-            drawn = _columns(draw.seed, copies if options.factor else draw.epoch, units, 2)
+            drawn = columns(draw.seed, copies if options.factor else draw.epoch, units, 2)
             changed = (copies > 0) | (options.factor == 0)
-            grain = _columns(drawn, slices)[changed]
+            grain = columns(drawn, slices)[changed]
             images[changed], labels[changed] = augment(
                 images[changed], labels[changed], drawn[changed], options, grain
             )
         return _cut((images, labels), windows) if windows else (images, labels)
 
+    yield from made_ahead(make, range(first_batch, draw.samples // draw.batch))
+
+
+def made_ahead(make: Callable[[int], Batch], numbers: Iterable[int]) -> Iterator[Batch]:
+    """Give ``make(number)`` in order, each made by another thread while the one before is used."""
     # Two ahead are enough: a batch takes tens of milliseconds, a training step more.
     with ThreadPoolExecutor(1) as pool:
-        pending = deque[object]()
-        for number in range(first_batch, draw.samples // draw.batch):
+        pending = deque[Future[Batch]]()
+        for number in numbers:
             pending.append(pool.submit(make, number))
             if len(pending) > 2:
-                yield pending.popleft().result()  # type: ignore[attr-defined]
+                yield pending.popleft().result()
         while pending:
-            yield pending.popleft().result()  # type: ignore[attr-defined]
+            yield pending.popleft().result()
 
 
-def _columns(*parts: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def columns(*parts: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return numbers and columns side by side, a row a sample."""
     length = max(np.shape(part)[0] for part in parts if np.ndim(part))
     return np.column_stack([part if np.ndim(part) else np.full(length, part) for part in parts])

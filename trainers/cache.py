@@ -194,14 +194,32 @@ class SliceCache:
         stored = np.stack(
             [[self._images[row, *at] for row in some] for some, at in zip(rows, where, strict=True)]
         )
-        if stored.dtype == np.uint32:
-            from trainers.contrast import paint
+        return _decoded(stored, slices if seeds is None else seeds), labels
 
-            return paint(stored, slices if seeds is None else seeds), labels
-        images = stored.astype(np.float32)
-        if stored.dtype == np.uint8:
-            images *= np.float32(1 / 255)
-        return images, labels
+    def block(
+        self, start: int, stop: int, place: Place = (slice(None), slice(None)), seed: Sequence[int] = (0,)
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Copy slices of one subject that follow one another.
+
+        Parameters
+        ----------
+        start, stop : int
+            First slice and one past the last.
+        place : (slice, slice)
+            Rows and columns.
+        seed : sequence of int
+            Of the materials' look, which these slices share.
+
+        Returns
+        -------
+        images : ndarray of float32, (slices, rows, columns)
+            In [0, 1].
+        labels : ndarray of uint8, (slices, rows, columns)
+        """
+        first = int(self._rows[start])
+        rows = slice(first, first + stop - start)
+        images = _decoded(self._images[rows, *place][None], np.array([seed], np.int64))[0]
+        return images, np.array(self._labels[rows, *place])
 
     def tissue(self, number: int, step: int) -> npt.NDArray[np.bool_]:
         """Return where a slice is no air, of every ``step``-th row and column."""
@@ -213,6 +231,18 @@ class SliceCache:
     def _strides(self, mm: float) -> npt.NDArray[np.int64]:
         """Return `seg_core.prepare.slice_stride` of every slice."""
         return np.maximum(1, np.rint(mm / self._slice_mm)).astype(np.int64)
+
+
+def _decoded(stored: npt.NDArray[Any], seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return images (n, channels, rows, columns) as they are stored as float32 in [0, 1]."""
+    if stored.dtype == np.uint32:
+        from trainers.contrast import paint
+
+        return paint(np.asarray(stored), seeds)
+    images = stored.astype(np.float32)
+    if stored.dtype == np.uint8:
+        images *= np.float32(1 / 255)
+    return images
 
 
 def _chosen(index: CacheIndex, names: Sequence[str]) -> list[Subject]:

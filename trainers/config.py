@@ -28,6 +28,22 @@ class Around:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """What a 3D network sees at once.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Slices, rows, columns.
+    slice_mm : float
+        Distance to which slices are resampled; 0: as they were scanned.
+    """
+
+    size: tuple[int, int, int]
+    slice_mm: float = 0.0
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train; the defaults are the report's 4.5.3.4.
 
@@ -58,6 +74,10 @@ class TrainConfig:
         What fills them: as in the model's description.
     neighbour_mm : float
         How far apart neighbours are, to the nearest slice; 0: slices in a row.
+    patch : tuple of int, optional
+        (slices, rows, columns) of a sample of a 3D network, around a slice that was drawn.
+    slice_mm : float
+        Distance to which a 3D network's slices are resampled; 0: as they were scanned.
     init : str
         ``random``; ``imagenet``: the encoder as the framework's own loader brings it; or the path of the
         encoder's weights, of another training's checkpoint with the same network and classes, or (PyTorch) of
@@ -91,6 +111,8 @@ class TrainConfig:
     channels: int = 3
     channel_fill: Literal["repeat", "neighbours"] = "repeat"
     neighbour_mm: float = 0.0
+    patch: tuple[int, int, int] | None = None
+    slice_mm: float = 0.0
     init: str = "random"
     freeze_encoder: bool = False
     seed: int = 0
@@ -110,11 +132,27 @@ class TrainConfig:
             raise UsageError(f"neighbours {self.neighbour_mm} mm apart", "0 or a distance")
         if self.loss not in get_args(Loss):
             raise UsageError(f"loss {self.loss!r}", f"one of {', '.join(get_args(Loss))}")
+        self._check_patch()
+
+    def _check_patch(self) -> None:
+        if self.patch is None and self.slice_mm:
+            raise UsageError(f"slices {self.slice_mm} mm apart for a network of slices", "a 3D network")
+        if self.patch is not None and (len(self.patch) != 3 or min(self.patch) < 1):
+            raise UsageError(f"patches of {self.patch}", "slices, rows, columns")
+        if self.patch is not None and (self.window or self.channel_fill != "repeat"):
+            raise UsageError("a window or neighbouring slices for a 3D network", "a patch alone")
+        if not 0 <= self.slice_mm < inf:
+            raise UsageError(f"slices {self.slice_mm} mm apart", "0 or a distance")
 
     @property
     def around(self) -> Around:
         """The channels that differ from one another."""
         return Around(self.channels, self.neighbour_mm) if self.channel_fill == "neighbours" else Around()
+
+    @property
+    def patches(self) -> Patches | None:
+        """What a 3D network sees at once; None for a network of slices."""
+        return None if self.patch is None else Patches(self.patch, self.slice_mm)
 
     def learning_rate(self, epoch: int) -> float:
         """Return the rate of an epoch, counted from 0."""

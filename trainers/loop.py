@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from seg_core.errors import LlsError, UsageError
 from seg_core.metrics import dice, evaluate
 from seg_core.output import output_error
-from trainers.batches import Draw, drawn_slices, fixed_subset, training_batches
+from trainers.batches import Batch, Draw, drawn_slices, fixed_subset, training_batches
+from trainers.batches3d import fixed_patches, patch_batches
 from trainers.cache import CacheIndex, SliceCache
 from trainers.config import IGNORED, TrainConfig
 from trainers.log import RunLog
@@ -34,7 +35,8 @@ class Engine(Protocol):
     """A network with its loss and optimizer: all that a framework adds to the loop.
 
     Images are float32 (n, channels that differ, rows, columns) in [0, 1]: one channel stands for all where
-    the configuration repeats it. Labels are uint8 (n, rows, columns): classes, or ``IGNORED``.
+    the configuration repeats it. Labels are uint8 (n, rows, columns): classes, or ``IGNORED``. Where the
+    configuration has a patch, both have slices before rows.
     """
 
     def step(self, images: Images, labels: Labels, lr: float) -> float:
@@ -71,6 +73,15 @@ class Engine(Protocol):
         ModelError
             If it cannot be read or is another network's.
         """
+        ...
+
+
+@runtime_checkable
+class PatchEngine(Protocol):
+    """What an engine has besides if it trains networks of patches."""
+
+    def logits(self, images: Images) -> Images:
+        """Return the network's output, float32 (n, classes + 1, *space), without learning."""
         ...
 
 
@@ -257,13 +268,15 @@ class Training:
             "channels",
             "channel_fill",
             "neighbour_mm",
+            "patch",
+            "slice_mm",
             "loss",
         )
         for name in kept:
-            if facts["config"][name] != getattr(self.config, name):
+            if facts["config"].get(name, getattr(TrainConfig, name)) != getattr(self.config, name):
                 raise UsageError(
                     f"{name} {getattr(self.config, name)!r}, but the training began with"
-                    f" {facts['config'][name]!r}",
+                    f" {facts['config'].get(name)!r}",
                     fix="give the same value, or name a new run folder",
                 )
         self.progress = Progress(**facts["progress"])
@@ -325,7 +338,10 @@ class Training:
             config.seed, p.epoch, p.slices, config.epoch_samples, config.batch, config.window,
             copies=max(config.augmentation.factor, 1),
         )  # fmt: skip
-        batches = training_batches(cache, draw, config.augmentation, config.around, p.batch)
+        if config.patches:
+            batches = patch_batches(cache, draw, config.augmentation, config.patches, p.batch)
+        else:
+            batches = training_batches(cache, draw, config.augmentation, config.around, p.batch)
         saved = started = time.monotonic()
         for images, labels in batches:
             loss = self.engine.step(images, labels, config.learning_rate(p.epoch))
@@ -351,7 +367,7 @@ class Training:
         counts, losses = np.zeros((3, len(self.index.classes)), np.int64), 0.0
         for start in range(0, len(subset), self.config.batch):
             chosen = subset[start : start + self.config.batch]
-            images, labels = self.validation.batch(chosen, self.config.around)
+            images, labels = fixed_batch(self.validation, chosen, self.config)
             loss, found = self.engine.evaluate(images, labels)
             losses += loss * len(images)
             known = labels != IGNORED
@@ -372,6 +388,13 @@ class Training:
             "lr": self.config.learning_rate(p.epoch - 1),
             "seconds": round(p.seconds, 1),
         }
+
+
+def fixed_batch(cache: SliceCache, slices: npt.NDArray[np.int64], config: TrainConfig) -> Batch:
+    """Return some slices (n,), or a patch around each, as a network with this configuration takes them."""
+    if config.patches:
+        return fixed_patches(cache, slices, config.patches)
+    return cache.batch(slices, config.around)
 
 
 def _mean(dsc: npt.NDArray[np.float64]) -> float:
@@ -415,7 +438,7 @@ def _diverged(
     (index, slices), (images, labels) = place, batch
     finite = np.isfinite(images)
     low, high = np.min(images, initial=np.inf, where=finite), np.max(images, initial=-np.inf, where=finite)
-    broken = describe_slices(index, slices[~finite.all(axis=(1, 2, 3))])
+    broken = describe_slices(index, slices[~finite.all(axis=tuple(range(1, finite.ndim)))])
     return DivergedError(
         f"{found} in epoch {p.epoch + 1}, batch {p.batch + 1}: slices {describe_slices(index, slices)};"
         f" intensities from {low:.4g} to {high:.4g}, not all of them numbers in {broken or 'none'};"

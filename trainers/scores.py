@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from seg_core.errors import UsageError
 from seg_core.geometry import Geometry, LabelMap
 from seg_core.metrics import Scores, Summary, evaluate, summarise
 from seg_core.output import output_error, write_whole
+from seg_core.sliding import Tiling, sliding_logits, upsampled_labels
 from seg_core.surface_distance import SurfaceDistances
-from trainers.cache import SliceCache
+from trainers.batches3d import SubjectStack
+from trainers.cache import SliceCache, Subject
 from trainers.config import IGNORED, TrainConfig
 from trainers.curves import can_draw, draw_boxes
-from trainers.loop import Engine
+from trainers.loop import Engine, PatchEngine
+
+Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
 _MEASURES = {"dsc": ("DSC", 2), "volume_error_cm3": ("VE (cm³)", 1), "hd95_mm": ("HD95 (mm)", 1),
              "assd_mm": ("mean distance (mm)", 2)}  # fmt: skip
@@ -46,20 +52,37 @@ def score_subject(engine: Engine, cache: SliceCache, name: str, config: TrainCon
         background in both.
     """
     subject = next(s for s in cache.index.subjects if s.name == name)
-    shape = (subject.stop - subject.start, *cache.index.shape)
-    predicted, truth = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
-    for start in range(0, len(truth), config.batch):
-        stop = min(start + config.batch, len(truth))
-        chosen = np.arange(subject.start + start, subject.start + stop)
-        images, labels = cache.batch(chosen, config.around)
-        found = engine.evaluate(images, labels)[1]
-        known = labels != IGNORED
-        predicted[start:stop], truth[start:stop] = found * known, labels * known
+    find = _slices if config.patches is None else _patches
+    predicted, truth = find(engine, cache, subject, config)
+    known = truth != IGNORED
+    predicted, truth = predicted * known, truth * known
     row_mm, column_mm, slice_mm = subject.spacing_mm
     geometry = Geometry(truth.T.shape, np.diag([column_mm, row_mm, slice_mm, 1.0]))
     names = dict(enumerate(cache.index.classes, 1))
     found_map, true_map = (LabelMap(array.T, geometry, names) for array in (predicted, truth))
     return evaluate(found_map, true_map, surface=True)
+
+
+def _slices(engine: Engine, cache: SliceCache, subject: Subject, config: TrainConfig) -> Pair:
+    """Return a network's labels of a subject's slices (slices, rows, columns), and the true ones."""
+    pairs = []
+    for start in range(subject.start, subject.stop, config.batch):
+        chosen = np.arange(start, min(start + config.batch, subject.stop))
+        images, labels = cache.batch(chosen, config.around)
+        pairs.append((engine.evaluate(images, labels)[1], labels))
+    return np.concatenate([found for found, _ in pairs]), np.concatenate([labels for _, labels in pairs])
+
+
+def _patches(engine: Engine, cache: SliceCache, subject: Subject, config: TrainConfig) -> Pair:
+    """Return the same of a 3D network, slid over the subject as the runner does it."""
+    patches = config.patches
+    if patches is None or not isinstance(engine, PatchEngine):
+        raise UsageError(f"an engine of {config.trainer} without logits", "one for 3D networks")
+    stack = SubjectStack(cache, subject.start, patches.slice_mm)
+    slabs = sliding_logits(stack, Tiling(patches.size), lambda patch: engine.logits(patch[None, None])[0])
+    size = (subject.stop - subject.start, *cache.index.shape)
+    found = np.stack([labels for _, labels, _ in upsampled_labels(slabs, stack.shape, size)])
+    return found, cache.block(subject.start, subject.stop)[1]
 
 
 def scores_to_json(scores: Mapping[str, Scores]) -> str:

@@ -27,6 +27,7 @@ def test_the_list_imports_no_framework():
         "unet-mobilenetv2",
         "unet-baseline",
         "nnunet-2d",
+        "nnunet-3d",
     }
 
 

@@ -15,11 +15,12 @@ from exporters.run import RunExport, describe, export_run, validation_slices
 from seg_core.errors import MissingPackageError, ModelError, UsageError
 from seg_core.model_spec import Denoise, Grid, ModelSpec, Normalisation
 from seg_core.runner import Runner
+from seg_core.segment import SegmentOptions, segment
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import TrainConfig
 from trainers.loop import RUN
 from trainers.loop import train as run_training
-from trainers.torch import engine, make_engine
+from trainers.torch import engine, make_engine, nnunet
 from trainers.torch.baseline import BaselineUNet
 
 DATA = ModelSpec(
@@ -97,6 +98,26 @@ def test_the_gate_compares_slices_of_the_run(run, monkeypatch):
     assert (name, weights) == ("nnunet-2d", "float16")
     wanted, _ = SliceCache(run.parent / "cache").batch(np.arange(6))
     assert np.array_equal(images, wanted)
+
+
+def test_a_3d_training_becomes_a_model_that_segments(tmp_path, make_legs, monkeypatch):
+    config = TrainConfig(
+        network="nnunet-3d", epochs=1, epoch_samples=2, batch=2, validation_samples=2, channels=1,
+        device="cpu", patch=(8, 16, 16), slice_mm=10.0,
+    )  # fmt: skip
+    monkeypatch.setattr(nnunet, "FEATURES_3D", (2, 4, 4))
+    data = replace(DATA, orientation="LPS")
+    cache = make_cache(tmp_path / "cache", {"spec": json.loads(data.to_json())})
+    run_training(make_engine, config, (cache, cache), tmp_path / "run")
+    done = export_run(tmp_path / "run", tmp_path / "3d.onnx")
+    assert done.parity.labels <= 1e-4
+    runner = Runner(done.path, "cpu")
+    spec = runner.spec
+    assert (spec.patch, spec.grid.slice_mm, spec.overlap) == ((8, 16, 16), 10.0, 0.5)
+    scan, _ = make_legs(shape=(16, 12, 9), spacing=(4.0, 4.0, 15.0), sides=(1,))
+    found = segment(scan, runner, SegmentOptions(hip_slice=8, denoise=False))
+    assert found.labels.array.shape == scan.array.shape
+    assert np.array_equal(found.labels.geometry.affine, scan.geometry.affine)
 
 
 def test_what_the_data_say_comes_into_the_description():

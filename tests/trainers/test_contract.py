@@ -1,7 +1,7 @@
 """What every network of every installed trainer must do, whoever wrote it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -25,13 +25,17 @@ class Case:
         self.config = get_config(
             trainer, name, batch=2, epoch_samples=2, validation_samples=2, device="cpu", threads=1
         )
+        if self.config.patch:  # as small a one as has several stages
+            self.config = replace(self.config, patch=(16, 16, 32))
         multiple = self.network.multiple
-        self.shape = max(64, multiple), max(64, 2 * multiple)
+        self.shape = self.config.patch or (max(64, multiple), max(64, 2 * multiple))
         self.labels = np.zeros((2, *self.shape), np.uint8)
-        self.labels[0, 8:40, 8:40], self.labels[1, 20:56, 30:50] = 1, 2
+        rows, columns = self.shape[-2:]
+        self.labels[0, ..., rows // 8 : rows * 5 // 8, columns // 8 : columns * 5 // 8] = 1
+        self.labels[1, ..., rows // 3 : rows * 7 // 8, columns // 2 : columns * 3 // 4] = 2
         noise = np.random.default_rng(0).normal(0, 0.02, self.labels.shape)
         self.images = (0.1 + 0.4 * self.labels + noise).clip(0, 1).astype(np.float32)[:, None]
-        self.labels[:, :4] = IGNORED
+        self.labels[..., :4, :] = IGNORED
         self.engine = self.make_engine()
 
     def make_engine(self):
@@ -105,6 +109,9 @@ def test_it_is_exported(case, tmp_path):
     path.unlink()
     assert runner.spec == spec
     _, found = case.engine.evaluate(case.images, case.labels)
+    if spec.patch is not None:
+        assert (runner.logits(images).argmax(1) == found).mean() > 0.999
+        return
     assert (runner.run(images, case.shape).labels == found).mean() > 0.999
     wider = np.concatenate([images, images], axis=3)
     assert runner.logits(wider).shape == (2, 3, case.shape[0], 2 * case.shape[1])

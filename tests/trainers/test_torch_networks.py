@@ -13,7 +13,7 @@ from trainers.torch.baseline import BaselineUNet
 from trainers.torch.engine import freeze_encoder, load_best
 from trainers.torch.losses import LOSSES
 from trainers.torch.network import build_network
-from trainers.torch.nnunet import nnunet_2d
+from trainers.torch.nnunet import nnunet_2d, nnunet_3d
 
 FAST = "unet-mobilenetv2"
 IMAGES = np.random.default_rng(0).random((2, 1, 32, 32), dtype=np.float32)
@@ -36,10 +36,15 @@ def test_their_parameters():
         "unet-mobilenetv2": 6_629_525,
         "unet-baseline": 31_030_853,
         "nnunet-2d": 33_476_350,
+        "nnunet-3d": 30_788_409,
     }
     with torch.device("meta"):
         found = {
-            name: parameters(build_network(name, 5, network.defaults.get("channels", 3)))
+            name: parameters(
+                build_network(
+                    name, 5, network.defaults.get("channels", 3), patch=network.defaults.get("patch")
+                )
+            )
             for name, network in NETWORKS.items()
         }
     assert found == expected
@@ -52,6 +57,29 @@ def test_nnunet_has_seven_stages_of_instance_norm():
     kinds = [type(m).__name__ for m in network.modules()]
     assert kinds.count("InstanceNorm2d") == 2 * 7 + 2 * 6
     assert not any(kind.startswith("BatchNorm") for kind in kinds)
+
+
+def test_nnunet_plans_its_strides_from_the_patch():
+    with torch.device("meta"):
+        network = build_network("nnunet-3d", 5, 1, patch=(128, 112, 160))
+        assert len(network.encoder.stages) == 6
+        assert [tuple(stride) for stride in network.encoder.strides] == [
+            (1, 1, 1), *[(2, 2, 2)] * 4, (2, 1, 2)
+        ]  # fmt: skip
+    small, x = nnunet_3d(3, 1, (8, 12, 16)), torch.rand(1, 1, 8, 12, 16)
+    assert [tuple(y.shape[2:]) for y in small.train()(x)] == [(8, 12, 16), (4, 6, 8)]
+    assert small.eval()(x).shape == (1, 3, 8, 12, 16)
+    with pytest.raises(UsageError, match="halved"):
+        nnunet_3d(3, 1, (7, 9, 6))
+
+
+def test_patches_are_for_3d_networks_alone():
+    with pytest.raises(UsageError, match="on slices"):
+        build_network("nnunet-3d", 5, 1)
+    with pytest.raises(UsageError, match="on patches"):
+        build_network("nnunet-2d", 5, 1, patch=(8, 8, 8))
+    with pytest.raises(UsageError, match="imagenet"):
+        build_network("nnunet-3d", 5, 1, "imagenet", (8, 8, 8))
 
 
 def test_the_baseline_drops_half_of_its_bottleneck_while_training_only():

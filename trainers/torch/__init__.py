@@ -33,6 +33,23 @@ NETWORKS = {
         packages=_NNUNET,
         multiple=64,
     ),
+    "nnunet-3d": Network(
+        "nnU-Net's 3D U-Net of 6 stages (report 4.5.2)",
+        "nnunet",
+        {
+            "batch": 2,
+            "epochs": 100,
+            "epoch_samples": 500,
+            "validation_samples": 50,
+            "lr": 1e-3,
+            "lr_step": 1e-5,
+            "loss": "dice_cross_entropy",
+            "channels": 1,
+            "patch": (128, 112, 160),
+        },
+        packages=_NNUNET,
+        multiple=1,
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """A PyTorch network that learns."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class TorchEngine:
         self.network, self._folded = _first_network(config, classes)
         if config.freeze_encoder:
             freeze_encoder(self.network)
-        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._layout = torch.channels_last if config.patch is None else torch.channels_last_3d
+        self.network.to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(
             (p for p in self.network.parameters() if p.requires_grad),
             lr=config.lr,
@@ -79,6 +81,13 @@ class TorchEngine:
         every = list(self.network.parameters())
         return sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad)
 
+    @torch.inference_mode()
+    def logits(self, images: Images) -> Images:
+        """Return the network's output, float32 (n, classes + 1, *space)."""
+        self.network.eval()
+        logits: Images = self._outputs(self._inputs(images)).float().cpu().numpy()
+        return logits
+
     def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
         """Write network and facts."""
         state = facts | {"network": self.network.state_dict()}
@@ -110,8 +119,8 @@ class TorchEngine:
                 f"{self.config.network} on slices of {images.shape[2:]}", f"multiples of {multiple}"
             )
         x = torch.from_numpy(images).to(self.device, non_blocking=True)
-        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-        return x.expand(-1, self.config.channels, *x.shape[2:]).contiguous(memory_format=layout)
+        x = x.expand(-1, self.config.channels, *x.shape[2:])
+        return x.contiguous(memory_format=self._layout)
 
     def _outputs(self, x: torch.Tensor) -> Any:
         """Return what the network gives: logits, while training perhaps several of them."""
@@ -135,7 +144,7 @@ def load_best(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     """
     facts = checkpoint.load(path)
     config = facts["config"]
-    network = build_network(config.get("network", FIRST), len(facts["classes"]) + 1, config["channels"])
+    network = _build(config, len(facts["classes"]) + 1)
     _fill(network, facts.pop("network"), path)
     return network.eval(), facts
 
@@ -168,20 +177,28 @@ def freeze_encoder(network: torch.nn.Module) -> None:
 
 def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> tuple[torch.nn.Module, list[str]]:
     """Build the network that a training begins with; name the BatchNorms that a model file has folded."""
-    outputs = len(classes) + 1
+    outputs, known = len(classes) + 1, vars(config)
     if config.init in ("random", "imagenet"):
-        return build_network(config.network, outputs, config.channels, config.init), []
+        return _build(known, outputs, config.init), []
     model = model_file(config.init)
     if model is not None:
         return _from_model(config, classes, model)
     path = Path(config.init)
     if "network" not in checkpoint.read(path):  # an encoder's weights, not a training's
-        return build_network(config.network, outputs, config.channels, config.init), []
+        return _build(known, outputs, config.init), []
     network, facts = load_best(path)
-    found = facts["config"].get("network", FIRST), tuple(facts["classes"]), facts["config"]["channels"]
-    if found != (config.network, classes, config.channels):
-        raise UsageError(f"{config.init} is for {found}", f"{(config.network, classes, config.channels)}")
+    theirs = facts["config"]
+    found = theirs.get("network", FIRST), tuple(facts["classes"]), theirs["channels"], theirs.get("patch")
+    wanted = config.network, classes, config.channels, config.patch
+    if found != wanted:
+        raise UsageError(f"{config.init} is for {found}", f"{wanted}")
     return network, []
+
+
+def _build(config: Mapping[str, Any], classes: int, weights: str = "random") -> torch.nn.Module:
+    """Build a configuration's network."""
+    size = {"patch": tuple(config["patch"])} if config.get("patch") else {}
+    return build_network(config.get("network", FIRST), classes, config["channels"], weights, **size)
 
 
 def _from_model(
@@ -193,7 +210,7 @@ def _from_model(
             f"{path.name} for {', '.join(spec.classes)} from {spec.channels} channels",
             f"{', '.join(classes)} from {config.channels}",
         )
-    network = build_network(config.network, len(classes) + 1, config.channels)
+    network = _build(vars(config), len(classes) + 1)
     return network, fill(network, weights, path)
 
 

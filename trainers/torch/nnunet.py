@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 
-from seg_core.errors import MissingPackageError
+from seg_core.errors import MissingPackageError, UsageError
 from trainers.torch.pretrained import torchvision_operators
 
+SMALLEST = 4  # voxels of an axis at the coarsest stage, at least
+HALVINGS, FEATURES_3D = 5, (32, 64, 128, 256, 320, 320)
 FEATURES_2D = (32, 64, 128, 256, 512, 512, 512)
 
 
@@ -57,6 +59,40 @@ def nnunet_2d(classes: int, channels: int, features: tuple[int, ...] = FEATURES_
     return plain_unet(classes, channels, features, [(1, 1), *[(2, 2)] * (len(features) - 1)])
 
 
+def nnunet_3d(classes: int, channels: int, patch: tuple[int, ...]) -> torch.nn.Module:
+    """Build nnU-Net's 3D U-Net as it plans it for a patch: six stages for 128 x 112 x 160 voxels.
+
+    Each axis is halved while it stays even and long enough, up to five times (Isensee et al. 2021).
+
+    Parameters
+    ----------
+    classes, channels : int
+        Of the output and the input.
+    patch : tuple of int
+        Slices, rows, columns.
+
+    Raises
+    ------
+    UsageError
+        If no axis of the patch can be halved.
+    MissingPackageError
+        If dynamic-network-architectures is not installed.
+    """
+    halvings = [_halvings(length) for length in patch]
+    stages = 1 + max(halvings)
+    if stages == 1:
+        raise UsageError(f"patches of {patch}", f"an axis that can be halved to {SMALLEST} or more")
+    strides = [tuple(2 if 0 < stage <= n else 1 for n in halvings) for stage in range(stages)]
+    return plain_unet(classes, channels, FEATURES_3D[:stages], strides)
+
+
+def _halvings(length: int) -> int:
+    count = 0
+    while count < HALVINGS and length % 2 == 0 and length // 2 >= SMALLEST:
+        length, count = length // 2, count + 1
+    return count
+
+
 def plain_unet(
     classes: int, channels: int, features: tuple[int, ...], strides: list[tuple[int, ...]]
 ) -> torch.nn.Module:
@@ -72,7 +108,7 @@ def plain_unet(
         Of each stage along each axis; two axes or three.
     """
     nn, three = torch.nn, len(strides[0]) == 3
-    network = _plain_conv_unet()(
+    network = plain_conv_unet()(
         input_channels=channels,
         n_stages=len(features),
         features_per_stage=features,
@@ -93,7 +129,14 @@ def plain_unet(
     return DeeplySupervised(network)
 
 
-def _plain_conv_unet() -> Any:
+def plain_conv_unet() -> Any:
+    """Import nnU-Net's plain U-Net.
+
+    Raises
+    ------
+    MissingPackageError
+        If dynamic-network-architectures is not installed.
+    """
     with warnings.catch_warnings():
         # timm, which it imports, uses what torch has deprecated; nothing that we can mend.
         warnings.simplefilter("ignore", DeprecationWarning)
