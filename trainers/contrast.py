@@ -29,8 +29,9 @@ class Contrast:
         Share of looks that begin with the levels of a known sequence; the others are drawn freely.
     water : float
         Share of the known ones that are Dixon water, the report's; in-phase and fat share the rest.
-    spread : float
-        SD of a tissue's level around a known one, relative (log).
+    spread, dark_spread : float
+        SD of a tissue's level around a known one, relative (log); of tissues that are dark there, as marrow and
+        fat in a water image, which one scanner suppresses better than another.
     bright_cortex : float
         Share of free looks in which compact bone may be of any level (as in CT); in the others it is dark.
     muscles, organs : float
@@ -43,15 +44,20 @@ class Contrast:
         Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window.
     """
 
-    known: float = 0.6
+    known: float = 0.7
     water: float = 0.65
     spread: float = 0.2
+    dark_spread: float = 0.5
     bright_cortex: float = 0.15
     muscles: float = 0.06
     organs: float = 0.35
     texture: float = 0.15
     patches: float = 0.3
     brightest: tuple[float, float] = (0.55, 1.0)
+
+
+_DARK = 0.25
+"""Known level below which a tissue counts as dark."""
 
 
 def draw_levels(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
@@ -73,7 +79,8 @@ def _known(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float
     other = others[int(rng.integers(len(others)))]
     table = KNOWN_LEVELS["water" if rng.random() < contrast.water else other]
     level = np.array([table[tissue] for tissue in Tissue])
-    return level * np.exp(rng.normal(0, contrast.spread, len(level)))
+    spread = np.where(level < _DARK, contrast.dark_spread, contrast.spread)
+    return level * np.exp(rng.normal(0, 1, len(level)) * spread)
 
 
 def _free(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float64]:

@@ -83,7 +83,7 @@ def test_the_looks_are_as_different_as_scanners():
 
 
 def test_known_looks_are_those_of_the_phantom():
-    still = Contrast(known=1.0, spread=0.0, muscles=0.0, organs=0.0)
+    still = Contrast(known=1.0, spread=0.0, dark_spread=0.0, muscles=0.0, organs=0.0)
     found = draw_levels(np.random.default_rng(0), still)
     ratios = [
         [found[t] / found[Tissue.MUSCLE] / (table[t] / table[Tissue.MUSCLE]) for t in list(Tissue)[1:]]
