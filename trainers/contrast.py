@@ -30,8 +30,8 @@ class Contrast:
     water : float
         Share of the known ones that are Dixon water, the report's; in-phase and fat share the rest.
     spread, dark_spread : float
-        SD of a tissue's level around a known one, relative (log); of tissues that are dark there, as marrow and
-        fat in a water image, which one scanner suppresses better than another.
+        SD of a tissue's level around a known one, relative (log); of tissues that are dark there, as marrow
+        and fat in a water image, which one scanner suppresses better than another.
     bright_cortex : float
         Share of free looks in which compact bone may be of any level (as in CT); in the others it is dark.
     muscles, organs : float

@@ -200,3 +200,13 @@ def test_nnunet_gives_many_outputs_while_training_and_one_after():
     network, x = nnunet_2d(3, 1, (4, 8, 8)), torch.from_numpy(IMAGES)
     assert [tuple(y.shape) for y in network.train()(x)] == [(2, 3, 32, 32), (2, 3, 16, 16)]
     assert network.eval()(x).shape == (2, 3, 32, 32)
+
+
+def test_training_leaves_tiny_numbers_to_everybody_else():
+    tiny = np.float32(1e-40)
+    trained = make_engine(config_of(), ("bone",))
+    assert tiny * np.float32(0.5) > 0
+    trained.step(IMAGES, LABELS, 1e-3)
+    assert tiny * np.float32(0.5) > 0
+    with engine.flushed_denormals():
+        assert float(torch.tensor([1e-40]) * 0.5) == 0

@@ -1,6 +1,7 @@
 """A PyTorch network that learns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,28 @@ FIRST = "unet-resnet34"
 """The network of checkpoints that do not name theirs."""
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Take numbers next to zero for zero, in this thread: where there is air a CPU would compute for ages."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 class TorchEngine:
     """A network with its loss and Adam; see `trainers.loop.Engine`."""
 
     def __init__(self, config: TrainConfig, classes: tuple[str, ...]) -> None:
         self.config, self.classes = config, classes
         self.device = _device(config.device)
-        # Air gives numbers so small that a CPU computes several times slower; before any thread begins.
-        torch.set_flush_denormal(True)
         if config.threads:
             torch.set_num_threads(config.threads)
+        with flushed_denormals():
+            torch.ones(1 << 20).add_(
+                1
+            )  # starts torch's threads, which keep the mode of the one that starts them
         torch.manual_seed(config.seed)
         self.network, self._folded = _first_network(config, classes)
         if config.freeze_encoder:
@@ -45,6 +58,7 @@ class TorchEngine:
         self.loss = LOSSES[config.loss]
         self.autocast = computes_bfloat16(self.device)
 
+    @flushed_denormals()
     def step(self, images: Images, labels: Labels, lr: float) -> float:
         """Learn from a batch; return its loss."""
         for group in self.optimizer.param_groups:
