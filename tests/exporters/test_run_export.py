@@ -22,6 +22,7 @@ from trainers.loop import RUN
 from trainers.loop import train as run_training
 from trainers.torch import engine, make_engine, nnunet
 from trainers.torch.baseline import BaselineUNet
+from trainers.torch.network import build_network
 
 DATA = ModelSpec(
     "data",
@@ -37,8 +38,11 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
-def small(name, classes, channels, weights="random"):
-    return BaselineUNet(classes, channels, (2, 4))
+def small(name, classes, channels, *options, **sizes):
+    """Build a small network in place of the configuration's; others as they are."""
+    if name == CONFIG.network:
+        return BaselineUNet(classes, channels, (2, 4))
+    return build_network(name, classes, channels, *options, **sizes)
 
 
 def make_cache(folder, meta):

@@ -25,6 +25,11 @@ NOTHING = Denoise(fraction=0.0, minimum_pixels=0, volume_fraction=0.0)
 COARSE = Grid("spacing", spacing_mm=(6.0, 5.0), slice_mm=16.0)
 
 
+@pytest.fixture(name="legs", scope="module")
+def legs_in_slices_of_10_mm(make_legs):
+    return make_legs(spacing=(4.0, 4.0, 10.0))
+
+
 def noisy(legs, seed=0):
     scan = legs[0]
     array = scan.array + np.random.default_rng(seed).normal(0, 20, scan.array.shape)
