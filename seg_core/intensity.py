@@ -1,4 +1,4 @@
-"""Intensities to [0, 1]: which values become 0 and 1, and the scaling."""
+"""Intensities to [0, 1], or to mean 0 and deviation 1: which values become 0 and 1, and the scaling."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,72 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from seg_core.errors import ModelError, ScanError
 from seg_core.memory_order import Array, slabs
 from seg_core.model_spec import Normalisation
 
 _DIGIT_BITS = 16
+_CHUNK = 1 << 20
+
+Window = tuple[float, float] | tuple[float, float, float, float]
+"""Intensities that become 0 and 1; and, where it is not to these, those to which they are clipped before."""
 
 
-def intensity_window(array: Array, normalisation: Normalisation) -> tuple[float, float]:
+def normalised_input(array: Array, normalisation: Normalisation) -> tuple[Array, Window]:
+    """Return a scan as `scale` takes it, and the window for it.
+
+    Parameters and errors as in `intensity_window`.
+
+    Returns
+    -------
+    array : ndarray
+        The array itself; for ``zscore_nonzero`` a copy in float32, in which what stays 0 holds the mean.
+    window : Window
+        See `intensity_window`.
+    """
+    if normalisation.kind != "zscore_nonzero":
+        return array, intensity_window(array, normalisation)
+    _check_intensities(array)
+    outside = _zeros_at_the_border(array)
+    window = _zscore(array[~outside])
+    filled = array.astype(np.float32, order="K")
+    filled[outside] = window[0]
+    return filled, window
+
+
+def _zeros_at_the_border(array: Array) -> npt.NDArray[np.bool_]:
+    """Return the zeros that reach the border over faces; those inside a body stay with it."""
+    found, count = ndimage.label(array == 0)
+    reaching = np.zeros(count + 1, bool)
+    for axis in range(array.ndim):
+        for end in (0, -1):
+            reaching[np.unique(found.take(end, axis=axis))] = True
+    reaching[0] = False
+    outside: npt.NDArray[np.bool_] = reaching[found]
+    return outside
+
+
+def _zscore(array: Array) -> Window:
+    """Return mean, mean + standard deviation, and no clipping, for an array that is not empty."""
+    flat = [np.ravel(part) for (part,) in slabs(array)]
+    chunks = [part[n : n + _CHUNK] for part in flat for n in range(0, part.size, _CHUNK)]
+    mean = sum(float(chunk.sum(dtype=np.float64)) for chunk in chunks) / array.size
+    squares = sum(float(np.square(np.subtract(c, mean, dtype=np.float64)).sum()) for c in chunks)
+    deviation = math.sqrt(squares / array.size)
+    return mean, mean + max(deviation, 1e-8), -math.inf, math.inf
+
+
+def _box(array: Array) -> tuple[slice, ...]:
+    """Return the smallest box that holds all voxels but 0, of an array that has one."""
+    there = array != 0
+    axes = range(array.ndim)
+    lines = [np.flatnonzero(there.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+    return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
+
+
+def intensity_window(array: Array, normalisation: Normalisation) -> Window:
     """Return the intensities that become 0 and 1.
 
     Parameters
@@ -25,12 +82,15 @@ def intensity_window(array: Array, normalisation: Normalisation) -> tuple[float,
     normalisation : Normalisation
         ``divide``: 0 and ``high``. ``minmax``: the extremes. ``percentile``: the percentiles ``low`` and
         ``high`` (0 to 100) of all voxels, linear between neighbours (NumPy's default); where the two coincide
-        although the scan is not constant (nearly all air), the extremes.
+        although the scan is not constant (nearly all air), the extremes. ``zscore``: mean, and mean and
+        standard deviation together; ``fixed`` the same as given. ``zscore_nonzero`` is what
+        `normalised_input` is for.
 
     Returns
     -------
     tuple of float
-        (low, high) with low < high. Exact, so it depends neither on the memory order nor on the machine.
+        (low, high) with low < high. Exact, so it depends neither on the memory order nor on the machine;
+        a mean is in double precision. For ``zscore`` and ``fixed`` also where intensities are clipped.
 
     Raises
     ------
@@ -40,15 +100,12 @@ def intensity_window(array: Array, normalisation: Normalisation) -> tuple[float,
         If the normalisation makes no sense.
     """
     _check(normalisation)
-    if array.size == 0 or array.dtype.kind not in "buif":
-        raise ScanError(f"a scan of {array.dtype} with {array.size} voxels", "at least one real number")
-    low, high = float(array.min()), float(array.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ScanError("a scan with NaN or infinite intensities", "finite numbers", "repair the scan")
-    if low == high:
-        raise ScanError(
-            f"a constant scan: every intensity is {low:g}", fix="check that this is the right series"
-        )
+    low, high = _check_intensities(array)
+    if normalisation.kind == "zscore":
+        return _zscore(array[_box(array)])
+    if normalisation.kind == "fixed":
+        mean = normalisation.mean
+        return mean, mean + normalisation.sd, normalisation.low, normalisation.high
     if normalisation.kind == "divide":
         return 0.0, float(normalisation.high)
     if normalisation.kind == "percentile":
@@ -58,19 +115,37 @@ def intensity_window(array: Array, normalisation: Normalisation) -> tuple[float,
     return low, high
 
 
+def _check_intensities(array: Array) -> tuple[float, float]:
+    """Return the extremes of a scan that may be segmented."""
+    if array.size == 0 or array.dtype.kind not in "buif":
+        raise ScanError(f"a scan of {array.dtype} with {array.size} voxels", "at least one real number")
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ScanError("a scan with NaN or infinite intensities", "finite numbers", "repair the scan")
+    if low == high:
+        raise ScanError(
+            f"a constant scan: every intensity is {low:g}", fix="check that this is the right series"
+        )
+    return low, high
+
+
 def _check(normalisation: Normalisation) -> None:
     low, high = normalisation.low, normalisation.high
     right = {
         "divide": 0 < high < math.inf,
         "minmax": True,
         "percentile": 0 <= low < high <= 100,
+        "zscore": True,
+        "fixed": low < high and 0 < normalisation.sd < math.inf and math.isfinite(normalisation.mean),
     }
     if not right.get(normalisation.kind, False):
         raise ModelError(f"an impossible intensity normalisation: {normalisation}")
 
 
-def scale(array: Array, low: float, high: float) -> npt.NDArray[np.float32]:
-    """Return (array - low) / (high - low), clipped to [0, 1].
+def scale(
+    array: Array, low: float, high: float, least: float | None = None, most: float | None = None
+) -> npt.NDArray[np.float32]:
+    """Return (array - low) / (high - low), by default clipped to [0, 1].
 
     Parameters
     ----------
@@ -78,6 +153,8 @@ def scale(array: Array, low: float, high: float) -> npt.NDArray[np.float32]:
         Real numbers; may be empty. NaN stays NaN.
     low, high : float
         What becomes 0 and 1, low < high.
+    least, most : float, optional
+        To what intensities are clipped before; ``low`` and ``high`` by default.
 
     Returns
     -------
@@ -94,16 +171,19 @@ def scale(array: Array, low: float, high: float) -> npt.NDArray[np.float32]:
     values = np.ascontiguousarray(array.ravel(order="K"), dtype=array.dtype.newbyteorder("="))
     result = np.empty_like(array, dtype=np.float32, order="K", subok=False)
     # Both ravel in the order of the memory; a result in a new array is a view of it there.
-    _scale(values, float(low), float(high), result.ravel(order="K"))
+    bounds = [0.0 if least is None else (least - low) / (high - low)]
+    bounds.append(1.0 if most is None else (most - low) / (high - low))
+    _scale(values, (float(low), float(high)), (bounds[0], bounds[1]), result.ravel(order="K"))
     return result
 
 
 @numba.njit(cache=True, nogil=True)
-def _scale(values, low, high, result):  # type: ignore[no-untyped-def]
+def _scale(values, window, bounds, result):  # type: ignore[no-untyped-def]
+    (low, high), (least, most) = window, bounds
     width = high - low
     for index in range(values.size):
         value = (np.float64(values[index]) - low) / width
-        result[index] = np.float32(min(max(value, 0.0), 1.0)) if value == value else np.float32(np.nan)
+        result[index] = np.float32(min(max(value, least), most)) if value == value else np.float32(np.nan)
 
 
 def percentiles(array: Array, percents: Sequence[float]) -> list[float]:

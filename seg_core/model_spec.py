@@ -41,20 +41,24 @@ class Grid:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Intensity to [0, 1], clipped.
+    """Intensity to [0, 1], clipped; or to a mean of 0 and a standard deviation of 1, as nnU-Net does.
 
     Parameters
     ----------
-    kind : {"divide", "minmax", "percentile"}
+    kind : {"divide", "minmax", "percentile", "zscore", "zscore_nonzero", "fixed"}
         ``divide`` by ``high``; ``minmax`` over the volume; ``percentile``: the volume's percentiles
-        ``low`` and ``high`` become 0 and 1.
-    low, high : float
+        ``low`` and ``high`` become 0 and 1. ``zscore``: mean and deviation of the smallest box that holds all
+        voxels but 0; ``zscore_nonzero``: of all voxels but those 0 that reach the volume's border, which stay
+        0. ``fixed``: clipped to ``low`` and ``high``, then by ``mean`` and ``sd``.
+    low, high, mean, sd : float
         See ``kind``.
     """
 
-    kind: Literal["divide", "minmax", "percentile"] = "minmax"
+    kind: Literal["divide", "minmax", "percentile", "zscore", "zscore_nonzero", "fixed"] = "minmax"
     low: float = 0.0
     high: float = 255.0
+    mean: float = 0.0
+    sd: float = 1.0
 
 
 @dataclass(frozen=True)

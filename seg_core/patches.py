@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import UsageError
+from seg_core.intensity import Window
 from seg_core.prepare import SlicePlan, prepare, resampled
 from seg_core.resize import SliceResampler
 from seg_core.runner import Runner
@@ -25,7 +26,7 @@ class Stack:
         The whole scan as it is stored.
     plan : SlicePlan
         Of this scan and network.
-    window : tuple of float
+    window : Window
         See `seg_core.prepare.prepare`.
     span : tuple of int
         First slice of the scan and one past the last, as the network sees them; the outer edges of the stack
@@ -33,7 +34,7 @@ class Stack:
     """
 
     def __init__(
-        self, array: npt.NDArray[Any], plan: SlicePlan, window: tuple[float, float], span: tuple[int, int]
+        self, array: npt.NDArray[Any], plan: SlicePlan, window: Window, span: tuple[int, int]
     ) -> None:
         self._array, self._plan, self._window, self._span = array, plan, window, span
         slices = span[1] - span[0]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from seg_core.errors import ModelError, UsageError
 from seg_core.geometry import Geometry
-from seg_core.intensity import scale
+from seg_core.intensity import Window, scale
 from seg_core.model_spec import ModelSpec
 from seg_core.resize import resize_bilinear
 
@@ -174,9 +174,7 @@ def _check_patch(spec: ModelSpec) -> None:
         )
 
 
-def prepare(
-    array: npt.NDArray[Any], plan: SlicePlan, window: tuple[float, float], start: int, stop: int
-) -> Float32Array:
+def prepare(array: npt.NDArray[Any], plan: SlicePlan, window: Window, start: int, stop: int) -> Float32Array:
     """Prepare some slices for the network.
 
     Parameters
@@ -185,15 +183,16 @@ def prepare(
         The whole scan as it is stored; left alone.
     plan : SlicePlan
         Of this scan and network.
-    window : tuple of float
-        Intensities that become 0 and 1.
+    window : Window
+        Intensities that become 0 and 1, see `seg_core.intensity`.
     start, stop : int
         Slices as the network sees them, ``0 <= start <= stop <= plan.slices``.
 
     Returns
     -------
     ndarray of float32, (stop - start, channels, rows, columns)
-        In [0, 1]; air around the slice is 0. Beyond the scan's ends its last slice stands in.
+        In [0, 1], or as the window says; air around the slice is 0. Beyond the scan's ends its last slice
+        stands in.
 
     Raises
     ------
@@ -210,7 +209,7 @@ def prepare(
     return channels
 
 
-def _framed(slices: npt.NDArray[Any], plan: SlicePlan, window: tuple[float, float]) -> Float32Array:
+def _framed(slices: npt.NDArray[Any], plan: SlicePlan, window: Window) -> Float32Array:
     scaled = scale(slices, *window)
     if plan.frame == plan.native:
         return scaled

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from seg_core.denoise import Removed, denoise_slices, denoise_volume
 from seg_core.errors import UsageError
 from seg_core.geometry import LabelMap, Volume
-from seg_core.intensity import intensity_window
+from seg_core.intensity import normalised_input
 from seg_core.labels import plain_labels
 from seg_core.limb_range import Range, find_limb, range_from_hip
 from seg_core.moments import Box
@@ -172,7 +172,7 @@ class _Job:
 
     def run(self) -> Segmentation:
         since = time.perf_counter()
-        self.window = intensity_window(self.volume.array, self.runner.spec.normalisation)
+        self.array, self.window = normalised_input(self.volume.array, self.runner.spec.normalisation)
         if self.plan.slices == 1:
             self.warnings.append("a single slice: nothing can be cleaned or checked across slices")
         span = self._range()
@@ -230,18 +230,17 @@ class _Job:
     def _bone_area(self, slices: npt.NDArray[np.int64], labels: Labelling) -> npt.NDArray[np.float64]:
         """Return how much bone single slices show, in mm2 (n,)."""
         pixel_mm2 = self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
-        area, light = np.zeros(len(slices)), np.zeros(len(slices))
+        area, light, darkest = np.zeros(len(slices)), np.zeros(len(slices)), 0.0
         for start in range(0, len(slices), self.runner.batch):
             part = slices[start : start + self.runner.batch]
-            images = np.concatenate(
-                [prepare(self.volume.array, self.plan, self.window, s, s + 1) for s in part]
-            )
+            images = np.concatenate([prepare(self.array, self.plan, self.window, s, s + 1) for s in part])
             found = np.ascontiguousarray(crop(labels(part, images), self.plan))
             cleaned, _ = denoise_slices(found, self.classes, self.runner.spec.denoise)
             area[start : start + len(part)] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
             light[start : start + len(part)] = self._light(images[:, 0])
+            darkest = min(darkest, float(images.min()))  # air, where it is not 0
             self.progress("range", start + len(part), len(slices))
-        return np.where(light >= AIR * light.max(), area, 0.0)
+        return np.where(light - darkest >= AIR * (light.max() - darkest), area, 0.0)
 
     def _light(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return what the brightest 2 cm2 of each slice (n, rows, columns) reach, (n,): an ankle has that."""
@@ -288,7 +287,7 @@ class _Job:
 
     def _patches(self, span: Range) -> Iterator[tuple[int, Inference]]:
         """Run a network of patches."""
-        stack = Stack(self.volume.array, self.plan, self.window, span)
+        stack = Stack(self.array, self.plan, self.window, span)
         slices = patch_labels(stack, self.runner, (span[1] - span[0], *self.plan.native))
         since = time.perf_counter()
         for start in range(span[0], span[1], SLAB):
@@ -331,7 +330,7 @@ class _Job:
 
     def _prepare(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         since = time.perf_counter()
-        images = prepare(self.volume.array, self.plan, self.window, start, stop)
+        images = prepare(self.array, self.plan, self.window, start, stop)
         self.clock.add("prepare", since)
         return images
 

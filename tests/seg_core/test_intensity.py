@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_fill_holes
 
 from seg_core.errors import ModelError, ScanError
-from seg_core.intensity import intensity_window, percentiles, scale
+from seg_core.intensity import intensity_window, normalised_input, percentiles, scale
 from seg_core.model_spec import Normalisation
 
 TYPES = ["u1", "i1", "u2", "i2", ">i2", "u4", "i4", "i8", "u8", "f2", "f4", ">f4", "f8"]
@@ -120,3 +121,55 @@ def test_scale_keeps_nan_and_memory_order():
     np.testing.assert_array_equal(scale(np.arange(256, dtype="u1"), 0, 255), np.arange(256, dtype="f4") / 255)
     with pytest.raises(ScanError):
         scale(array, 2, 2)
+
+
+def bodies(dtype):
+    """A body with a hole of zeros in it, away from the border, and its mask with the hole."""
+    array = np.zeros((9, 10, 11), dtype)
+    array[2:8, 3:9, 1:9] = np.random.default_rng(0).integers(1, 200, (6, 6, 8))
+    array[4:6, 5:7, 4:6] = 0
+    array[7, 8, 8] = 0  # a corner that is open to the outside
+    return array, binary_fill_holes(array != 0)
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">i2", "f4"])
+def test_zscores_of_the_box_around_all_but_zeros(dtype):
+    array, _ = bodies(dtype)
+    box = array[2:8, 3:9, 1:9].astype(np.float64)
+    for view in (array, np.asfortranarray(array)):
+        taken, window = normalised_input(view, Normalisation("zscore"))
+        assert taken is view
+        scaled = scale(taken, *window)
+        np.testing.assert_allclose(scaled, (array - box.mean()) / box.std(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">i2", "f4"])
+def test_zscores_within_a_mask_leave_zeros_outside_and_count_holes(dtype):
+    array, mask = bodies(dtype)
+    before = array.copy()
+    scaled = scale(*flat(normalised_input(array, Normalisation("zscore_nonzero"))))
+    inside = array[mask].astype(np.float64)
+    assert (inside == 0).sum() == 8
+    np.testing.assert_allclose(scaled[mask], (inside - inside.mean()) / inside.std(), rtol=1e-5, atol=1e-6)
+    assert np.abs(scaled[~mask]).max() < 1e-6
+    assert np.array_equal(array, before)
+
+
+def flat(pair):
+    return pair[0], *pair[1]
+
+
+def test_a_fixed_mean_and_deviation_after_clipping():
+    array = np.array([[[-2000.0, -100.0, 40.0, 900.0]]])
+    window = intensity_window(array, Normalisation("fixed", -500.0, 300.0, mean=50.0, sd=25.0))
+    np.testing.assert_allclose(scale(array, *window), [[[-22.0, -6.0, -0.4, 10.0]]], rtol=1e-6)
+    for wrong in ({"low": 300.0}, {"sd": 0.0}, {"mean": np.nan}):
+        facts = {"low": -500.0, "high": 300.0, "mean": 50.0, "sd": 25.0} | wrong
+        with pytest.raises(ModelError, match="impossible"):
+            intensity_window(array, Normalisation("fixed", **facts))
+
+
+@pytest.mark.parametrize("kind", ["zscore", "zscore_nonzero"])
+def test_zscores_of_constant_scans_are_refused(kind):
+    with pytest.raises(ScanError, match="constant"):
+        normalised_input(np.full((2, 3, 4), 7), Normalisation(kind))

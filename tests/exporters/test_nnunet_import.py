@@ -1,0 +1,273 @@
+"""A model folder of nnU-Net v2 becomes a model file; nnU-Net's own predictor is the peer."""
+
+import json
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy.ndimage import gaussian_filter
+
+from cli.export import export as export_command
+from exporters.nnunet import NnUNetExport, export_nnunet
+from seg_core.errors import ModelError, UsageError
+from seg_core.geometry import Geometry, Volume
+from seg_core.metrics import evaluate
+from seg_core.runner import Runner
+from seg_core.segment import SegmentOptions, segment
+from trainers.torch.nnunet import plain_conv_unet
+
+CLASSES = ("tibia", "femur")
+SPACING = (2.0, 1.0, 1.0)
+
+
+def make_scan(border=False):
+    """A smooth scan (slices, rows, columns) with a bright and a dark body, perhaps with zeros around."""
+    z, r, c = np.indices((14, 40, 44))
+    labels = np.zeros(z.shape, np.uint8)
+    labels[(2 * (z - 7)) ** 2 + (r - 13) ** 2 + (c - 14) ** 2 < 100] = 1
+    labels[(2 * (z - 6)) ** 2 + (r - 25) ** 2 + (c - 31) ** 2 < 90] = 2
+    image = np.choose(labels, [100.0, 220.0, 20.0])
+    image += np.random.default_rng(0).normal(0, 12, image.shape)
+    image = gaussian_filter(image, (0.4, 0.8, 0.8)).astype(np.float32)
+    if border:
+        image[:, :2], image[..., 41:] = 0, 0
+    return image, labels
+
+
+def architecture(dims):
+    """A small plain U-Net, in the words of plans.json."""
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": 2,
+            "features_per_stage": [8, 12],
+            "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
+            "kernel_sizes": [[3] * dims] * 2,
+            "strides": [[1] * dims, [2] * dims],
+            "n_conv_per_stage": [1, 1],
+            "n_conv_per_stage_decoder": [1],
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dims}d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def plans_of(dims, **changes):
+    image, _ = make_scan()
+    resample = {"is_seg": False, "order_z": 0, "force_separate_z": None}
+    configuration = {
+        "data_identifier": "d",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [8, 24, 24][-dims:],
+        "median_image_size_in_voxels": [14.0, 40.0, 44.0][-dims:],
+        "spacing": list(SPACING[-dims:]),
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": resample | {"order": 3},
+        "resampling_fn_seg_kwargs": resample | {"is_seg": True, "order": 1},
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities_kwargs": resample | {"order": 1},
+        "architecture": architecture(dims),
+        "batch_dice": False,
+    }
+    top = {key: changes.pop(key) for key in ("transpose_forward", "image_reader_writer") if key in changes}
+    order = top.get("transpose_forward", [0, 1, 2])
+    return {
+        "dataset_name": "Dataset001_Legs",
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": order,
+        "transpose_backward": [order.index(n) for n in range(3)],
+        "configurations": {
+            "base": configuration,
+            "2d" if dims == 2 else "3d_fullres": {"inherits_from": "base"} | changes,
+        },
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {
+            "0": {
+                "mean": float(image.mean()),
+                "std": float(image.std()),
+                "percentile_00_5": 25.0,
+                "percentile_99_5": 210.0,
+            }
+        },
+    } | top  # fmt: skip
+
+
+def learn(dims):
+    """A network that finds the two bodies: a second of training, with nnU-Net's normalisation."""
+    torch.manual_seed(0)
+    known = architecture(dims)["arch_kwargs"]
+    kinds = {"conv_op": getattr(torch.nn, f"Conv{dims}d"), "nonlin": torch.nn.LeakyReLU}
+    kinds["norm_op"] = getattr(torch.nn, f"InstanceNorm{dims}d")
+    network = plain_conv_unet()(input_channels=1, num_classes=3, deep_supervision=False, **known | kinds)
+    image, labels = make_scan()
+    x = torch.from_numpy((image - image.mean()) / image.std())
+    y = torch.from_numpy(labels.astype(np.int64))
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        z, r, c = (int(rng.integers(0, n - p + 1)) for n, p in zip(x.shape, (8, 24, 24), strict=True))
+        box = np.s_[z : z + 8, r : r + 24, c : c + 24]
+        patch, target = (x[box][None, None], y[box][None]) if dims == 3 else (x[box][:, None], y[box])
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(patch), target).backward()
+        optimizer.step()
+    return network.state_dict()
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return {dims: learn(dims) for dims in (2, 3)}
+
+
+@pytest.fixture
+def make_folder(tmp_path, weights):
+    def make(dims=3, folds=("0",), dataset=None, **changes):
+        plans, name = plans_of(dims, **changes), "2d" if dims == 2 else "3d_fullres"
+        labels = {"background": 0} | {bone: value for value, bone in enumerate(CLASSES, 1)}
+        about = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": 7, "file_ending": ".nii.gz"}
+        about |= dataset or {}
+        (tmp_path / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+        (tmp_path / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+        arguments = {"configuration": name, "plans": plans, "fold": 0, "dataset_json": about}
+        state = {
+            "network_weights": weights[dims],
+            "trainer_name": "nnUNetTrainer",
+            "init_args": arguments | {"device": torch.device("cpu")},
+            "inference_allowed_mirroring_axes": (0, 1, 2),
+            "logging": {"mean_fg_dice": [np.float64(0.5)], "lrs": [0.01], "train_losses": [np.float32(1)]},
+            "_best_ema": np.float64(0.5),
+        }
+        for number, fold in enumerate(folds):
+            (tmp_path / f"fold_{fold}").mkdir()
+            scaled = {key: value * (1 + number / 10) for key, value in weights[dims].items()}
+            state["network_weights"] = scaled
+            torch.save(state, tmp_path / f"fold_{fold}" / "checkpoint_final.pth")
+        return tmp_path
+
+    return make
+
+
+def ours(folder, image, spacing, request=None):
+    """The labels of `lls` (slices, rows, columns) for a scan whose axes run to L, P, S."""
+    path = folder / "model.onnx"
+    export_nnunet(folder, path, request)
+    affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
+    found = segment(Volume(image.T, Geometry(image.T.shape, affine)), Runner(path, "cpu"), SegmentOptions())
+    return found.labels.array.T
+
+
+def theirs(folder, image, spacing, folds):
+    """The labels of nnU-Net's own predictor, mirroring off."""
+    pytest.importorskip("nnunetv2", reason="nnunetv2 is in the extra dev")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+        predictor = nnUNetPredictor(
+            use_mirroring=False,
+            perform_everything_on_device=False,
+            device=torch.device("cpu"),
+            allow_tqdm=False,
+        )
+        predictor.initialize_from_trained_model_folder(str(folder), folds)
+        return predictor.predict_single_npy_array(image[None], {"spacing": list(spacing)}, None, None, False)
+
+
+CASES = {
+    "3d": SimpleNamespace(dims=3, folds=("0",), changes={}),
+    "2d": SimpleNamespace(dims=2, folds=("0",), changes={}),
+    "folds": SimpleNamespace(dims=3, folds=("0", "1"), changes={}),
+    "masked": SimpleNamespace(dims=3, folds=("0",), changes={"use_mask_for_norm": [True]}),
+    "ct": SimpleNamespace(dims=3, folds=("0",), changes={"normalization_schemes": ["CTNormalization"]}),
+    "transposed": SimpleNamespace(
+        dims=3, folds=("0",), changes={"transpose_forward": [1, 0, 2], "spacing": [1.0, 2.0, 1.0]}
+    ),
+    "resampled": SimpleNamespace(dims=3, folds=("0",), changes={"spacing": [1.7, 1.15, 1.1]}),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_labels_agree_with_nnunets_own_predictor(make_folder, case):
+    image, labels = make_scan(case.changes.get("use_mask_for_norm") == [True])
+    folder = make_folder(case.dims, case.folds, **case.changes)
+    found = ours(folder, image, SPACING)
+    assert evaluate(found, labels, 2, 1.0).dsc.min() > 0.6  # it is no noise that agrees
+    expected = theirs(folder, image, SPACING, case.folds).astype(np.uint8)
+    assert evaluate(found, expected, 2, 1.0).dsc.min() >= 0.99
+
+
+def test_the_file_says_what_the_plans_say(make_folder):
+    folder = make_folder(spacing=[3.0, 1.5, 1.25], image_reader_writer="NibabelIOWithReorient")
+    path = folder / "legs.onnx"
+    done = CliRunner().invoke(
+        export_command, ["--from-nnunet", str(folder), "--fold", "0", "-o", str(path), "--name", "legs"]
+    )
+    assert done.exit_code == 0, done.output
+    spec = Runner(path, "cpu").spec
+    assert (spec.name, spec.classes, spec.sided, spec.channels) == ("legs", CLASSES, False, 1)
+    assert (spec.patch, spec.overlap, spec.limb_range) == ((8, 24, 24), 0.5, False)
+    assert (spec.grid.kind, spec.grid.spacing_mm, spec.grid.slice_mm) == ("spacing", (1.5, 1.25), 3.0)
+    assert spec.orientation == "RAS"
+    assert spec.normalisation.kind == "zscore"
+    assert str(folder).encode() not in path.read_bytes()
+
+
+def test_a_network_of_slices_sees_flat_patches_in_the_scans_own_slices(make_folder):
+    folder = make_folder(2, transpose_forward=[2, 0, 1])
+    export_nnunet(folder, folder / "2d.onnx", NnUNetExport(orientation="ras"))
+    spec = Runner(folder / "2d.onnx", "cpu").spec
+    assert (spec.patch, spec.grid.slice_mm) == ((1, 24, 24), None)
+    assert spec.orientation == "ASR"  # columns to A, rows to S, slices to R
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"dataset": {"channel_names": {"0": "T1", "1": "T2"}}}, ModelError, "2 channels"),
+        ({"dataset": {"labels": {"background": 0, "a": [1, 2], "b": 2}}}, ModelError, "regions"),
+        ({"previous_stage": "3d_lowres"}, ModelError, "cascade"),
+        ({"normalization_schemes": ["NoNormalization"]}, ModelError, "normalisation NoNormalization"),
+        ({"architecture": {"network_class_name": "os.system", "arch_kwargs": {}, "_kw_requires_import": []}},
+         ModelError, "os.system"),
+        ({"folds": ()}, UsageError, "any fold"),
+        ({"request": NnUNetExport(folds=("3",))}, UsageError, "of 3 in"),
+        ({"request": NnUNetExport(orientation="LPL")}, UsageError, "orientation 'LPL'"),
+    ],
+)  # fmt: skip
+def test_what_the_runner_cannot_do_is_refused_by_name(make_folder, changes, error, message):
+    request = changes.pop("request", None)
+    folder = make_folder(**changes)
+    with pytest.raises(error, match=message):
+        export_nnunet(folder, folder / "x.onnx", request)
+    assert not (folder / "x.onnx").exists()
+
+
+def test_other_folders_are_refused(make_folder, tmp_path):
+    with pytest.raises(ModelError, match=r"plans\.json cannot be read"):
+        export_nnunet(tmp_path / "none", tmp_path / "x.onnx")
+    folder = make_folder()
+    torch.save({"network_weights": {}}, folder / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ModelError, match="cannot be understood"):
+        export_nnunet(folder, folder / "x.onnx")
+    torch.save({"evil": SimpleNamespace()}, folder / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ModelError, match="cannot be read"):  # a pickle may run anything
+        export_nnunet(folder, folder / "x.onnx")
+
+
+def test_the_command_wants_one_thing_to_export(tmp_path):
+    done = CliRunner().invoke(export_command, ["-o", str(tmp_path / "x.onnx")])
+    assert isinstance(done.exception, UsageError)
