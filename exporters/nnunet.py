@@ -24,7 +24,7 @@ from trainers.torch import checkpoint
 from trainers.torch.nnunet import plain_conv_unet
 
 NETWORKS = "dynamic_network_architectures.architectures."
-UNTOUCHED = Denoise(fraction=0.0, minimum_pixels=0, volume_fraction=0.0)
+UNTOUCHED = Denoise(fraction=0.0, minimum_pixels=0, volume_fraction=0.0, fill_holes=False)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def export_nnunet(folder: Path, path: Path, request: NnUNetExport | None = None)
     ------
     ModelError
         If the folder is not such a one, has what the runner cannot do (cascades, several channels, regions,
-        another normalisation), or the gate refuses.
+        another normalisation or resampling), or the gate refuses.
     UsageError
         If there is no such fold, or no such orientation.
     MissingPackageError
@@ -142,6 +142,7 @@ def describe(
             f" {configuration.get('previous_stage')!r}",
             "one channel, no cascade",
         )
+    _check_resampling(configuration)
     patch, spacing = configuration["patch_size"], configuration["spacing"]
     rows_mm, columns_mm = spacing[-2:]
     return ModelSpec(
@@ -150,7 +151,7 @@ def describe(
         sided=False,
         channels=1,
         grid=Grid(
-            "spacing",
+            "nnunet",
             spacing_mm=(rows_mm, columns_mm),
             multiple=1,
             slice_mm=spacing[0] if len(spacing) == 3 else None,
@@ -168,6 +169,19 @@ def describe(
         patch=(1, patch[0], patch[1]) if len(patch) == 2 else (patch[0], patch[1], patch[2]),
         limb_range=False,
     )
+
+
+def _check_resampling(configuration: Mapping[str, Any]) -> None:
+    """Refuse other resampling than nnU-Net's default, which is the runner's (`seg_core.nnunet_grid`)."""
+    for what, order in (("data", 3), ("probabilities", 1)):
+        name = configuration[f"resampling_fn_{what}"]
+        known = configuration[f"resampling_fn_{what}_kwargs"]
+        found = name, known["order"], known["order_z"], known["force_separate_z"]
+        if known["is_seg"] or found != ("resample_data_or_seg_to_shape", order, 0, None):
+            raise ModelError(
+                f"{what} resampled by {name} with {dict(known)}",
+                f"resample_data_or_seg_to_shape of order {order}, order_z 0, force_separate_z null",
+            )
 
 
 def _classes(labels: Mapping[str, Any]) -> tuple[str, ...]:

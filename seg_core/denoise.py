@@ -56,7 +56,7 @@ def denoise_slices(labels: Labels, n_classes: int, params: Denoise) -> tuple[Lab
     n_classes : int
         Number of classes without the background.
     params : Denoise
-        ``fraction``, ``minimum_pixels`` and ``connectivity`` are used.
+        ``volume_fraction`` is not used.
 
     Returns
     -------
@@ -75,9 +75,8 @@ def denoise_slices(labels: Labels, n_classes: int, params: Denoise) -> tuple[Lab
         raise UsageError(f"connectivity {params.connectivity} in a slice", "4 or 8")
     result = labels.copy(order="K")
     counts = np.zeros((3, n_classes + 1), np.int64)
-    highest = _denoise(
-        result, float(params.fraction), float(params.minimum_pixels), int(params.connectivity == 8), counts
-    )
+    least = float(params.fraction), float(params.minimum_pixels)
+    highest = _denoise(result, *least, int(params.connectivity == 8), params.fill_holes, counts)
     _check_values(highest, n_classes)
     return result, Removed(*counts)
 
@@ -139,7 +138,7 @@ def _check_values(highest: int, n_classes: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _denoise(stack, fraction, minimum, reach, counts):  # type: ignore[no-untyped-def]
+def _denoise(stack, fraction, minimum, reach, fill, counts):  # type: ignore[no-untyped-def]
     """Clean the slices in place; return the highest value, beyond the classes' if one is (then stop)."""
     slices, rows, columns = stack.shape
     offsets = np.zeros(rows + 1, np.int64)
@@ -155,8 +154,9 @@ def _denoise(stack, fraction, minimum, reach, counts):  # type: ignore[no-untype
         if highest == 0:
             continue
         _remove_small(image, runs, extra, fraction, minimum, reach, counts)
-        _mark_holes(rows, columns, runs, extra, 1 - reach)
-        _fill_holes(image, runs, extra, counts)
+        if fill:
+            _mark_holes(rows, columns, runs, extra, 1 - reach)
+            _fill_holes(image, runs, extra, counts)
     return 0
 
 

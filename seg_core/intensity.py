@@ -64,9 +64,11 @@ def _zscore(array: Array) -> Window:
     return mean, mean + max(deviation, 1e-8), -math.inf, math.inf
 
 
-def _box(array: Array) -> tuple[slice, ...]:
-    """Return the smallest box that holds all voxels but 0, of an array that has one."""
+def nonzero_box(array: Array) -> tuple[slice, ...]:
+    """Return the smallest box that holds all voxels but 0; all of an array that holds nothing else."""
     there = array != 0
+    if not there.any():
+        return tuple(slice(0, n) for n in array.shape)
     axes = range(array.ndim)
     lines = [np.flatnonzero(there.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
     return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
@@ -102,7 +104,7 @@ def intensity_window(array: Array, normalisation: Normalisation) -> Window:
     _check(normalisation)
     low, high = _check_intensities(array)
     if normalisation.kind == "zscore":
-        return _zscore(array[_box(array)])
+        return _zscore(array[nonzero_box(array)])
     if normalisation.kind == "fixed":
         mean = normalisation.mean
         return mean, mean + normalisation.sd, normalisation.low, normalisation.high

@@ -18,13 +18,15 @@ class Grid:
 
     Parameters
     ----------
-    kind : {"size", "spacing"}
+    kind : {"size", "spacing", "nnunet"}
         ``size``: every slice is resized to ``size`` whatever its millimetres, as in the report.
         ``spacing``: slices are resized to ``spacing_mm`` a pixel and padded to a multiple of ``multiple``.
+        ``nnunet``, for a network of patches: cut to what is not 0 and resampled to ``spacing_mm`` and
+        ``slice_mm`` as nnU-Net does (`seg_core.nnunet_grid`).
     size : tuple of int
         (rows, columns), for ``kind="size"``.
     spacing_mm : tuple of float
-        (row, column) distance in mm, for ``kind="spacing"``.
+        (row, column) distance in mm, for the other kinds.
     multiple : int
         What the network's number of rows and columns must be divisible by.
     slice_mm : float, optional
@@ -32,7 +34,7 @@ class Grid:
         their distance.
     """
 
-    kind: Literal["size", "spacing"] = "size"
+    kind: Literal["size", "spacing", "nnunet"] = "size"
     size: tuple[int, int] = (256, 256)
     spacing_mm: tuple[float, float] = (1.875, 1.875)
     multiple: int = 32
@@ -75,12 +77,15 @@ class Denoise:
         Neighbours of a pixel.
     volume_fraction : float
         Across slices: a component of a bone with less than this share of its largest one's voxels is noise.
+    fill_holes : bool
+        Whether holes in a slice become the class around them.
     """
 
     fraction: float = 0.1
     minimum_pixels: int = 5
     connectivity: Literal[4, 8] = 8
     volume_fraction: float = 0.1
+    fill_holes: bool = True
 
 
 @dataclass(frozen=True)

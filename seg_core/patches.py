@@ -11,7 +11,7 @@ from seg_core.intensity import Window
 from seg_core.prepare import SlicePlan, prepare, resampled
 from seg_core.resize import SliceResampler
 from seg_core.runner import Runner
-from seg_core.sliding import Tiling, sliding_logits, upsampled_labels
+from seg_core.sliding import Slices, Tiling, sliding_logits, upsampled_labels
 
 Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
@@ -54,18 +54,20 @@ class Stack:
 
 
 def patch_labels(
-    stack: Stack, runner: Runner, size: tuple[int, int, int]
+    stack: Slices, runner: Runner, size: tuple[int, int, int], nearest: int | None = None
 ) -> Iterator[tuple[int, Uint8Array, Uint8Array]]:
     """Give the classes of a scan's slices, in order; memory is bounded by the patch's slices.
 
     Parameters
     ----------
-    stack : Stack
-        The slices, on the network's grid.
+    stack : Slices
+        On the network's grid.
     runner : Runner
         Of a network of patches.
     size : tuple of int
         Slices, rows, columns of the scan that the stack covers.
+    nearest : int, optional
+        See `seg_core.sliding.upsampled_labels`.
 
     Yields
     ------
@@ -89,4 +91,5 @@ def patch_labels(
         return logits
 
     slabs = sliding_logits(stack, Tiling(spec.patch, spec.overlap), infer)
-    return upsampled_labels(slabs, stack.shape, size, spec.temperature)
+    depth, rows, columns = stack.shape
+    return upsampled_labels(slabs, (depth, rows, columns), size, spec.temperature, nearest)

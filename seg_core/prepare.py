@@ -105,7 +105,7 @@ def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
     sizes = [geometry.voxel_sizes[a] for a in axes]
     native = counts[1], counts[2]
     frame, grid = native, spec.grid.size
-    if spec.grid.kind == "spacing" and spec.patch is not None:
+    if spec.grid.kind != "size" and spec.patch is not None:
         pixels = zip(native, sizes[1:], spec.grid.spacing_mm, strict=True)
         rows, columns = (resampled(n, mm, wanted_mm) for n, mm, wanted_mm in pixels)
         grid = rows, columns
@@ -162,8 +162,8 @@ def _check_spec(spec: ModelSpec) -> None:
 def _check_patch(spec: ModelSpec) -> None:
     patch, slice_mm = spec.patch, spec.grid.slice_mm
     if patch is None:
-        if slice_mm is not None:
-            raise ModelError(f"slices {slice_mm} mm apart for a network of slices", "a patch with them")
+        if slice_mm is not None or spec.grid.kind == "nnunet":
+            raise ModelError(f"grid {spec.grid} for a network of slices", "a patch with it")
         return
     if len(patch) != 3 or min(patch) < 1 or not 0 <= spec.overlap < 1:
         raise ModelError(f"patches of {patch} that overlap by {spec.overlap}", "3 numbers, 0 to below 1")

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from seg_core.denoise import Removed, denoise_slices, denoise_volume
 from seg_core.errors import UsageError
 from seg_core.geometry import LabelMap, Volume
-from seg_core.intensity import normalised_input
+from seg_core.intensity import nonzero_box, normalised_input
 from seg_core.labels import plain_labels
 from seg_core.limb_range import Range, find_limb, range_from_hip
 from seg_core.moments import Box
+from seg_core.nnunet_grid import nnunet_labels
 from seg_core.patches import Stack, patch_labels
 from seg_core.plausibility import check_plausibility
 from seg_core.prepare import SlicePlan, crop, plan_slices, prepare, restore
@@ -287,8 +288,12 @@ class _Job:
 
     def _patches(self, span: Range) -> Iterator[tuple[int, Inference]]:
         """Run a network of patches."""
-        stack = Stack(self.array, self.plan, self.window, span)
-        slices = patch_labels(stack, self.runner, (span[1] - span[0], *self.plan.native))
+        if self.runner.spec.grid.kind == "nnunet":
+            stored, filled = (self.plan.oriented(a)[slice(*span)] for a in (self.volume.array, self.array))
+            slices = nnunet_labels(filled, nonzero_box(stored), self.plan, self.window, self.runner)
+        else:
+            stack = Stack(self.array, self.plan, self.window, span)
+            slices = patch_labels(stack, self.runner, (span[1] - span[0], *self.plan.native))
         since = time.perf_counter()
         for start in range(span[0], span[1], SLAB):
             part = list(islice(slices, SLAB))

@@ -182,7 +182,11 @@ def _checked(logits: Float32Array, patch: Triple) -> Float32Array:
 
 
 def upsampled_labels(
-    slabs: Iterable[Slab], source: Triple, target: Triple, temperature: float = 1.0
+    slabs: Iterable[Slab],
+    source: Triple,
+    target: Triple,
+    temperature: float = 1.0,
+    nearest: int | None = None,
 ) -> Iterator[tuple[int, Uint8Array, Uint8Array]]:
     """Give the classes of a finer or coarser grid over the same volume, slice by slice.
 
@@ -197,6 +201,8 @@ def upsampled_labels(
         Slices, rows, columns of the two grids.
     temperature : float
         The network's: logits are divided by it where their probability is computed.
+    nearest : int, optional
+        Axis along which the nearest logits are taken as they are.
 
     Yields
     ------
@@ -205,7 +211,10 @@ def upsampled_labels(
     labels, confidence : ndarray of uint8, (rows, columns)
         Greatest class, and 255 times its probability.
     """
-    (low, high, weight), rows, columns = (_linear(s, t) for s, t in zip(source, target, strict=True))
+    (low, high, weight), rows, columns = (
+        _nearest(s, t) if axis == nearest else _linear(s, t)
+        for axis, (s, t) in enumerate(zip(source, target, strict=True))
+    )
     number, last = 0, None
     for first, slab in slabs:
         logits = slab if last is None else np.concatenate([last, slab], axis=1)
@@ -224,6 +233,11 @@ def _linear(source: int, target: int) -> Linear:
     place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     low = place.astype(np.int64)
     return low, np.minimum(low + 1, source - 1), place - low
+
+
+def _nearest(source: int, target: int) -> Linear:
+    place = ((np.arange(target) + 0.5) * source / target).astype(np.int64)
+    return place, place, np.zeros(target)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -131,6 +131,13 @@ def test_both_legs_stay():
     np.testing.assert_array_equal(volume, cleaned)
 
 
+def test_holes_stay_where_that_is_wanted():
+    ring = np.zeros((1, 5, 5), np.uint8)
+    ring[0, 1:4, 1:4], ring[0, 2, 2] = 1, 0
+    assert np.array_equal(denoise_slices(ring, 1, Denoise(fill_holes=False))[0], ring)
+    assert denoise_slices(ring, 1, Denoise())[0][0, 2, 2] == 1
+
+
 def test_empty_and_sums():
     for shape in [(0, 4, 4), (2, 0, 3), (3, 4, 5)]:
         empty = np.zeros(shape, np.uint8)

@@ -99,6 +99,19 @@ def test_labels_are_the_greatest_of_interpolated_logits(target, temperature):
         assert np.abs(confidence - 255 * shares.max(0)).max() < 0.51
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_along_an_axis_the_nearest_logits_may_be_taken(axis):
+    source, target = (5, 6, 7), (12, 15, 9)
+    logits = np.random.default_rng(3).normal(size=(4, *source)).astype(np.float32)
+    places = [(np.arange(t) + 0.5) * s / t - 0.5 for s, t in zip(source, target, strict=True)]
+    places[axis] = np.floor(places[axis] + 0.5)
+    grid = np.meshgrid(*places, indexing="ij")
+    fine = np.stack([map_coordinates(one.astype(float), grid, order=1, mode="nearest") for one in logits])
+    slabs = [(a, logits[:, a:b]) for a, b in ((0, 1), (1, 3), (3, 5))]
+    found = list(upsampled_labels(slabs, source, target, nearest=axis))
+    assert np.array_equal(np.stack([labels for _, labels, _ in found]), fine.argmax(0))
+
+
 def test_what_makes_no_sense():
     for patch, overlap in (((0, 4, 4), 0.5), ((4, 4, 4), 1.0), ((4, 4), 0.5)):
         with pytest.raises(UsageError, match="overlap"):
