@@ -25,6 +25,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "lr": (float, "Adam's learning rate."),
     "lr_step": (float, "What it loses an epoch."),
     "lr_floor": (float, "What it does not fall below."),
+    "average": (float, "Keep the running mean of the weights, e.g. 0.999; 0: the weights (the default)."),
     "patience": (int, "Epochs without a lower validation loss after which training stops."),
     "validation_samples": (int, "Slices that are validated on, evenly spread."),
     "window": (int, "Rows and columns of a random window; 0: whole slices."),
@@ -42,7 +43,8 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "threads": (int, "On a CPU; 0: the framework's choice."),
     "augmentation": (
         str,
-        "full (the default), report (its rotations and flips by volume, twofold), or none.",
+        "full (the default), fine (for pixels of a millimetre), report (its rotations and flips by volume,"
+        " twofold), or none.",
     ),
     "augment_by": (str, "What shares a random change: slice or volume."),
     "augment_factor": (int, "0: anew in every epoch; n: the data n-fold, once as they are."),

@@ -4,24 +4,27 @@ python -m exporters.bundle --run RUN --validation CACHE --out seg_core/models/de
 """
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from exporters.options import ExportOptions
 from exporters.run import RunExport, export_run
-from seg_core.model_spec import Denoise
-from trainers.synthetic import SPEC
+from seg_core.model_spec import Denoise, ModelSpec
+from trainers.loop import Source
 
-DATA = replace(
-    SPEC,
-    denoise=Denoise(fraction=0.05, minimum_pixels=12, volume_fraction=0.1),
-    provenance={
-        "architecture": "U-Net on ResNet34 (segmentation-models-pytorch)",
-        "training_data": "synthetic legs only: drawn MR of adult bone shapes, scaled",
-        "validation_data": "synthetic scans of measured subjects 20 to 22",
-        "licence": "Apache-2.0",
-    },
-)
+
+def described(validation: Path) -> ModelSpec:
+    """Return how the slices were prepared, and what is known of the network before it is exported."""
+    return replace(
+        ModelSpec.from_json(json.dumps(Source(validation).open().index.meta["spec"])),
+        denoise=Denoise(fraction=0.05, minimum_pixels=12, volume_fraction=0.1),
+        provenance={
+            "training_data": "synthetic legs only: drawn MR of adult bone shapes, scaled",
+            "validation_data": "synthetic scans of measured subjects 20 to 22",
+            "licence": "Apache-2.0",
+        },
+    )
 
 
 def main() -> None:
@@ -33,7 +36,8 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, required=True, help="slices for the parity gate")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    request = RunExport("default", arguments.validation, DATA, ExportOptions("float16"))
+    data = described(arguments.validation)
+    request = RunExport("default", arguments.validation, data, ExportOptions("float16"))
     exported = export_run(arguments.run, arguments.out, request)
     print(f"{exported.path}: sha256 {exported.sha256}")
     print(f"ONNX Runtime against torch: {exported.parity}")

@@ -82,6 +82,9 @@ class TrainConfig:
         ``random``; ``imagenet``: the encoder as the framework's own loader brings it; or the path of the
         encoder's weights, of another training's checkpoint with the same network and classes, or (PyTorch) of
         a model file exported from one; ``default``: the bundled one.
+    average : float
+        Of the weights' running mean, what stays of it at a step (0.999: the last thousand steps count); the
+        mean is what is validated and kept. 0: the weights themselves.
     freeze_encoder : bool
         Whether the encoder keeps its convolutions as they begin.
     seed : int
@@ -114,6 +117,7 @@ class TrainConfig:
     patch: tuple[int, int, int] | None = None
     slice_mm: float = 0.0
     init: str = "random"
+    average: float = 0.0
     freeze_encoder: bool = False
     seed: int = 0
     device: str = "auto"
@@ -126,6 +130,8 @@ class TrainConfig:
             raise UsageError("a number of epochs, batch, patience, samples or channels below 1")
         if self.batch > self.epoch_samples or self.lr <= 0 or self.lr_floor <= 0:
             raise UsageError(f"batch {self.batch} of {self.epoch_samples} samples, learning rate {self.lr}")
+        if not 0 <= self.average < 1:
+            raise UsageError(f"a running mean that keeps {self.average}", "0, or below 1")
         if self.channel_fill not in ("repeat", "neighbours"):
             raise UsageError(f"channels filled by {self.channel_fill!r}", "repeat or neighbours")
         if not 0 <= self.neighbour_mm < inf:

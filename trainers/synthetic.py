@@ -1,6 +1,6 @@
 """Training data from drawn legs: a slice cache that grows while a training reads it.
 
-    python -m trainers.synthetic --out CACHE --people 60 --first-seed 100000
+    python -m trainers.synthetic --out CACHE --people 60 --first-seed 100000 --size 512
 
 A slice is prepared as the runner prepares it; its labels are drawn on the network's own pixels, by the rule
 that a pixel is inside when its centre is. The whole slice is kept: a network that has never seen the
@@ -26,15 +26,16 @@ from trainers.materials import Mixtures, draw_materials
 from trainers.phantom import PhantomConfig, make_phantom, place
 
 NORMALISATION = Normalisation("percentile", 1.0, 99.5)
-PIXEL_MM = 1.875
+FIELD_MM = 480.0
 SIZE = 256
-SPEC = ModelSpec(
-    "synthetic",
-    BONES,
-    grid=Grid("spacing", spacing_mm=(PIXEL_MM, PIXEL_MM)),
-    normalisation=NORMALISATION,
-)
-"""How these slices are prepared, as a network's description says it."""
+"""Rows and columns over the field of view, where nothing else is said."""
+
+
+def spec_of(size: int) -> ModelSpec:
+    """Say how slices of ``size`` pixels are prepared, as a network's description does."""
+    pixel_mm = FIELD_MM / size
+    grid = Grid("spacing", spacing_mm=(pixel_mm, pixel_mm))
+    return ModelSpec("synthetic", BONES, grid=grid, normalisation=NORMALISATION)
 
 
 def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomConfig:
@@ -44,7 +45,7 @@ def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomCon
         seed=seed,
         subject=int(rng.choice(subjects)) if subjects else None,
         stature_cm=float(rng.uniform(108, 178)),
-        slice_mm=float(rng.uniform(4.5, 6.5)),
+        slice_mm=float(rng.uniform(3.0, 6.5)),
         trunk_mm=float(rng.uniform(20, 150)),
         difficulty="hard" if rng.random() < 0.15 else "ordinary",
         contrast="in_phase" if rng.random() < 0.08 else "water",
@@ -52,7 +53,7 @@ def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomCon
 
 
 def training_slices(
-    config: PhantomConfig, threads: int = 1
+    config: PhantomConfig, size: int = SIZE, threads: int = 1
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
     """Draw a person and prepare the slices for training.
 
@@ -66,11 +67,13 @@ def training_slices(
     phantom = make_phantom(config, threads)
     stored = phantom.volume.array.T
     low, high = intensity_window(phantom.volume.array, NORMALISATION)
-    images = resize_bilinear(scale(stored, low, high), (SIZE, SIZE))
-    return images, _bones(phantom.anatomy, phantom.volume.geometry)
+    images = resize_bilinear(scale(stored, low, high), (size, size))
+    return images, _bones(phantom.anatomy, phantom.volume.geometry, size)
 
 
-def training_materials(config: PhantomConfig, threads: int = 1) -> tuple[Mixtures, npt.NDArray[np.uint8]]:
+def training_materials(
+    config: PhantomConfig, size: int = SIZE, threads: int = 1
+) -> tuple[Mixtures, npt.NDArray[np.uint8]]:
     """Say of what a person's slices are made, to be drawn in every look.
 
     Returns
@@ -81,12 +84,12 @@ def training_materials(config: PhantomConfig, threads: int = 1) -> tuple[Mixture
         The bone, 0 to 4, whatever its side.
     """
     anatomy, geometry, drawing, _ = place(config)
-    mixtures = draw_materials(anatomy, geometry, drawing, geometry.shape[0] // SIZE, threads)
-    return mixtures, _bones(anatomy, geometry)
+    mixtures = draw_materials(anatomy, geometry, drawing, geometry.shape[0] // size, threads)
+    return mixtures, _bones(anatomy, geometry, size)
 
 
-def _bones(anatomy: Anatomy, geometry: Geometry) -> npt.NDArray[np.uint8]:
-    labels = true_labels(anatomy, _resized(geometry, SIZE)).array.T
+def _bones(anatomy: Anatomy, geometry: Geometry, size: int) -> npt.NDArray[np.uint8]:
+    labels = true_labels(anatomy, _resized(geometry, size)).array.T
     return np.where(labels > len(BONES), labels - len(BONES), labels).astype(np.uint8)
 
 
@@ -113,19 +116,22 @@ def main() -> None:
     parser.add_argument(
         "--materials", action="store_true", help="what slices are made of, for looks drawn while training"
     )
+    parser.add_argument("--size", type=int, default=SIZE, choices=(256, 512), help="rows and columns")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    meta = {"pixel_mm": PIXEL_MM, "spec": json.loads(SPEC.to_json())}
+    size, spec = arguments.size, spec_of(arguments.size)
+    spacing_mm = spec.grid.spacing_mm
+    meta = {"pixel_mm": spacing_mm[0], "spec": json.loads(spec.to_json())}
     make = training_materials if arguments.materials else training_slices
-    index = CacheIndex((SIZE, SIZE), BONES, "uint32" if arguments.materials else "uint8", meta)
+    index = CacheIndex((size, size), BONES, "uint32" if arguments.materials else "uint8", meta)
     with SliceCacheWriter(arguments.out, index) as writer:
         known = {subject.name for subject in writer.index.subjects}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.people):
             config = draw_phantom_config(seed, tuple(arguments.subjects))
             if str(seed) in known:
                 continue
-            images, labels = make(config, arguments.threads)
-            spacing = (PIXEL_MM, PIXEL_MM, config.slice_mm)
+            images, labels = make(config, size, arguments.threads)
+            spacing = (*spacing_mm, config.slice_mm)
             writer.append(str(seed), images, labels, spacing, {"subject": config.subject})
             print(f"{seed}: {len(images)} slices", flush=True)
 

@@ -9,6 +9,9 @@ _NNUNET = ("torch", "dynamic_network_architectures")
 
 NETWORKS = {
     "unet-resnet34": Network("U-Net on ResNet34 (report 4.5.3)", "torch", packages=_SMP),
+    "unet-resnet34-fine": Network(
+        "U-Net on ResNet34, pixels half as large at its cost", "torch", packages=_SMP, multiple=64
+    ),
     "unet-resnet50": Network("U-Net on ResNet50 (report Table 2B)", "torch", packages=_SMP),
     "unet-vgg19": Network("U-Net on VGG19 (report Table 2B)", "torch", packages=_SMP),
     "unet-mobilenetv2": Network("U-Net on MobileNetV2 (report Table 2B)", "torch", packages=_SMP),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from trainers.config import TrainConfig
 from trainers.loop import Images, Labels
 from trainers.model_file import model_file, read_model
 from trainers.torch import NETWORKS, checkpoint
+from trainers.torch.average import Average
 from trainers.torch.from_model import fill, unfold
 from trainers.torch.losses import LOSSES
 from trainers.torch.network import build_network
 
-FIRST = "unet-resnet34"
-"""The network of checkpoints that do not name theirs."""
+FIRST, FINE = "unet-resnet34", "unet-resnet34-fine"
+"""The network of checkpoints that do not name theirs, and the one that can begin with its weights."""
 
 
 @contextmanager
@@ -56,6 +58,7 @@ class TorchEngine:
             fused=True,
         )
         self.loss = LOSSES[config.loss]
+        self.average = Average(self.network, config.average) if config.average else None
         self.autocast = computes_bfloat16(self.device)
 
     @flushed_denormals()
@@ -67,6 +70,7 @@ class TorchEngine:
         if self._folded:
             unfold(self.network, self._folded, x)
             self._folded = []
+            self._average_anew()
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(self._outputs(x), torch.from_numpy(labels).to(self.device))
@@ -74,21 +78,21 @@ class TorchEngine:
         value = float(loss.detach())
         if np.isfinite(value):
             self.optimizer.step()
+            if self.average is not None:
+                self.average.follow(self.network)
         return value
 
     @torch.inference_mode()
     def evaluate(self, images: Images, labels: Labels) -> tuple[float, Labels]:
         """Return the loss of a batch and the class of each pixel."""
-        self.network.eval()
-        logits = self._outputs(self._inputs(images))
+        logits = self._judged(images)
         loss = float(self.loss(logits, torch.from_numpy(labels).to(self.device)))
         return loss, _classes(logits)
 
     @torch.inference_mode()
     def predict(self, images: Images) -> Labels:
         """Return the class of each pixel."""
-        self.network.eval()
-        return _classes(self._outputs(self._inputs(images)))
+        return _classes(self._judged(images))
 
     def parameters(self) -> tuple[int, int]:
         """Return how many parameters the network has, and how many of them learn."""
@@ -98,14 +102,16 @@ class TorchEngine:
     @torch.inference_mode()
     def logits(self, images: Images) -> Images:
         """Return the network's output, float32 (n, classes + 1, *space)."""
-        self.network.eval()
-        logits: Images = self._outputs(self._inputs(images)).float().cpu().numpy()
+        logits: Images = self._judged(images).float().cpu().numpy()
         return logits
 
     def save(self, path: Path, facts: dict[str, Any], resumable: bool) -> None:
         """Write network and facts."""
-        state = facts | {"network": self.network.state_dict()}
+        state = facts | {"network": self._kept().state_dict()}
         if resumable:
+            state["network"] = self.network.state_dict()
+            if self.average is not None:
+                state["average"] = self.average.state()
             state |= {"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
             if self.device.type == "cuda":
                 state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
@@ -117,6 +123,10 @@ class TorchEngine:
         if tuple(facts["classes"]) != self.classes:
             raise UsageError(f"classes {self.classes}", f"{facts['classes']}, with which the training began")
         _fill(self.network, facts.pop("network"), path)
+        self._average_anew()
+        averaged = facts.pop("average", None)
+        if self.average is not None and averaged is not None:
+            self.average.restore(averaged)
         self.optimizer.load_state_dict(facts.pop("optimizer"))
         self._folded = []
         torch.set_rng_state(facts.pop("rng"))
@@ -136,10 +146,22 @@ class TorchEngine:
         x = x.expand(-1, self.config.channels, *x.shape[2:])
         return x.contiguous(memory_format=self._layout)
 
-    def _outputs(self, x: torch.Tensor) -> Any:
+    def _outputs(self, x: torch.Tensor, network: torch.nn.Module | None = None) -> Any:
         """Return what the network gives: logits, while training perhaps several of them."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.network(x)
+            return (network or self.network)(x)
+
+    def _judged(self, images: Images) -> torch.Tensor:
+        """Return the logits of the network that is kept."""
+        logits: torch.Tensor = self._outputs(self._inputs(images), self._kept().eval())
+        return logits
+
+    def _kept(self) -> torch.nn.Module:
+        return self.network if self.average is None else self.average.network
+
+    def _average_anew(self) -> None:
+        if self.average is not None:
+            self.average = Average(self.network, self.config.average)
 
 
 def _classes(logits: torch.Tensor) -> Labels:
@@ -159,7 +181,9 @@ def load_best(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     facts = checkpoint.load(path)
     config = facts["config"]
     network = _build(config, len(facts["classes"]) + 1)
-    _fill(network, facts.pop("network"), path)
+    weights = facts.pop("network")
+    averaged = facts.pop("average", None)
+    _fill(network, weights if averaged is None else averaged["network"], path)
     return network.eval(), facts
 
 
@@ -219,6 +243,10 @@ def _from_model(
     config: TrainConfig, classes: tuple[str, ...], path: Path
 ) -> tuple[torch.nn.Module, list[str]]:
     spec, weights = read_model(path)
+    if config.network == FINE and spec.channel_fill == "repeat":
+        from trainers.torch.fine import widened
+
+        weights, spec = widened(weights, config.channels), replace(spec, channels=config.channels)
     if (spec.classes, spec.channels) != (classes, config.channels):
         raise UsageError(
             f"{path.name} for {', '.join(spec.classes)} from {spec.channels} channels",

@@ -8,6 +8,7 @@ import torch
 
 from seg_core.errors import UsageError
 from trainers.torch.baseline import BaselineUNet
+from trainers.torch.fine import FineUNet
 from trainers.torch.nnunet import nnunet_2d, nnunet_3d
 from trainers.torch.pretrained import pretrained_unet
 
@@ -19,7 +20,9 @@ _BACKBONES = {
     "unet-vgg19": "vgg19",
     "unet-mobilenetv2": "mobilenet_v2",
 }
-_BUILDERS: Mapping[str, Builder] = MappingProxyType({"unet-baseline": BaselineUNet, "nnunet-2d": nnunet_2d})
+_BUILDERS: Mapping[str, Builder] = MappingProxyType(
+    {"unet-resnet34-fine": FineUNet, "unet-baseline": BaselineUNet, "nnunet-2d": nnunet_2d}
+)
 _BUILDERS_3D = MappingProxyType({"nnunet-3d": nnunet_3d})
 
 
