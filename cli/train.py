@@ -29,6 +29,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "patience": (int, "Epochs without a lower validation loss after which training stops."),
     "validation_samples": (int, "Slices that are validated on, evenly spread."),
     "window": (int, "Rows and columns of a random window; 0: whole slices."),
+    "balance": (float, "Share of slices drawn by class, so that rare bones are seen as often (default 0)."),
     "channels": (int, "Input channels."),
     "channel_fill": (str, "repeat: the slice; neighbours: those around it."),
     "neighbour_mm": (float, "How far apart neighbours are, to the nearest slice; 0: slices in a row."),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from seg_core.errors import UsageError
 from trainers.augment import Augmentation, augment
-from trainers.cache import Place, SliceCache
+from trainers.cache import STEP, Place, SliceCache
 from trainers.config import Around
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
@@ -34,6 +34,9 @@ class Draw:
         Rows and columns of a random window around tissue that each sample is cut to; 0 keeps all.
     copies : int
         How often each slice is in the pool that is drawn from.
+    balance : float
+        Share of the samples for which a class is drawn first, each as likely as another, then a slice that
+        shows it, with the window on it: rare bones are seen as often as long ones.
     """
 
     seed: int
@@ -43,6 +46,7 @@ class Draw:
     batch: int
     window: int = 0
     copies: int = 1
+    balance: float = 0.0
 
 
 def epoch_order(draw: Draw) -> npt.NDArray[np.int64]:
@@ -66,9 +70,28 @@ def epoch_order(draw: Draw) -> npt.NDArray[np.int64]:
     return np.concatenate(rounds)[: draw.samples]
 
 
-def drawn_slices(draw: Draw, batch: int) -> npt.NDArray[np.int64]:
-    """Return the slices (batch,) of one of the epoch's batches."""
-    return epoch_order(draw)[batch * draw.batch : (batch + 1) * draw.batch] % draw.slices
+def drawn_slices(draw: Draw, batch: int, cache: SliceCache | None = None) -> npt.NDArray[np.int64]:
+    """Return the slices (batch,) of one of the epoch's batches; the cache is asked where a draw balances."""
+    order, _ = _samples(draw, cache)
+    return order[batch * draw.batch : (batch + 1) * draw.batch] % draw.slices
+
+
+def _samples(draw: Draw, cache: SliceCache | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the epoch's places in the pool, and the class for which each was drawn; 0 for none."""
+    order = epoch_order(draw)
+    classes = np.zeros_like(order)
+    if not draw.balance or cache is None:
+        return order, classes
+    rng = np.random.default_rng((draw.seed, draw.epoch, 7))
+    shown = cache.shown()[: draw.slices]
+    there = np.flatnonzero(shown.any(0))
+    for place in np.flatnonzero(rng.random(len(order)) < draw.balance) if len(there) else ():
+        column = rng.choice(there)
+        order[place] = (
+            rng.choice(np.flatnonzero(shown[:, column])) + order[place] // draw.slices * draw.slices
+        )
+        classes[place] = column + 1
+    return order, classes
 
 
 def training_batches(
@@ -81,14 +104,14 @@ def training_batches(
     images : ndarray of float32, (batch, channels, rows, columns)
     labels : ndarray of uint8, (batch, rows, columns)
     """
-    order = epoch_order(draw)
+    order, classes = _samples(draw, cache)
 
     def make(number: int) -> Batch:
         span = slice(number * draw.batch, (number + 1) * draw.batch)
         copies, slices = np.divmod(order[span], draw.slices)
         seeds = columns(draw.seed, draw.epoch, np.arange(span.start, span.stop))
-        pairs = zip(slices, seeds, strict=True)
-        windows = [_window(cache, n, seed, draw.window) for n, seed in pairs] if draw.window else []
+        some = zip(slices, classes[span], seeds, strict=True)
+        windows = [_window(cache, n, value, (seed, draw.window)) for n, value, seed in some if draw.window]
         places = [window.crop for window in windows] or None
         images, labels = cache.batch(slices, around, seeds, places)
         if options.unit == "slice" and not options.factor:
@@ -136,14 +159,15 @@ class _Window:
     inside: Place
 
 
-def _window(cache: SliceCache, number: int, seed: npt.NDArray[np.int64], size: int) -> _Window:
-    """Draw a window with a pixel of tissue in its middle half; the air around a body is seen too."""
+def _window(cache: SliceCache, number: int, value: int, how: tuple[npt.NDArray[np.int64], int]) -> _Window:
+    """Draw a window with a pixel of a class, or of tissue, in its middle half; air around it is seen too."""
+    seed, size = how
     shape = np.array(cache.index.shape)
     if min(shape) < size:
         raise UsageError(f"windows of {size} pixels", f"at most the {min(shape)} of the slices")
     rng = np.random.default_rng((*seed, 1))
-    tissue = np.argwhere(cache.tissue(number, 4)) * 4
-    pixel = rng.choice(tissue) if len(tissue) else rng.integers(shape)
+    wanted = np.argwhere(cache.labels(number, STEP) == value if value else cache.tissue(number, STEP)) * STEP
+    pixel = rng.choice(wanted) if len(wanted) else rng.integers(shape)
     start = np.clip(pixel - rng.integers(size // 4, 3 * size // 4, 2), 0, shape - size)
     extent = np.minimum(shape, size + size // 2)
     first = np.clip(start - size // 4, 0, shape - extent)

@@ -23,6 +23,8 @@ from seg_core.errors import ModelError, OutputError, UsageError
 from trainers.config import IGNORED, Around
 
 FORMAT_VERSION = 1
+STEP = 4
+"""Rows and columns from one pixel to the next that is looked at, where a look is enough."""
 AIR, AIR_MATERIAL = 0.1, 0
 """What is taken for air: a prepared intensity up to this; a pixel that is mostly this material."""
 
@@ -153,6 +155,7 @@ class SliceCache:
         self.index = replace(stored, subjects=tuple(replace(s, start=a, stop=b) for s, a, b in seen))
         self.first = np.repeat(stops - lengths, lengths)
         self.last = np.repeat(stops - 1, lengths)
+        self._shown: npt.NDArray[np.bool_] | None = None
         self._slice_mm = np.repeat([s.spacing_mm[2] for s in wanted], lengths)
 
     def __len__(self) -> int:
@@ -227,6 +230,18 @@ class SliceCache:
         if stored.dtype == np.uint32:
             return np.asarray(stored & 255 != AIR_MATERIAL)
         return np.asarray(stored > AIR * (255 if stored.dtype == np.uint8 else 1))
+
+    def labels(self, number: int, step: int) -> npt.NDArray[np.uint8]:
+        """Return the labels of every ``step``-th row and column of a slice."""
+        return np.asarray(self._labels[self._rows[number], ::step, ::step])
+
+    def shown(self) -> npt.NDArray[np.bool_]:
+        """Return which classes each slice shows on every ``STEP``-th row and column (slices, classes)."""
+        values = np.arange(1, len(self.index.classes) + 1)
+        if self._shown is None:
+            there = [np.bincount(self.labels(n, STEP).ravel(), minlength=256) for n in range(len(self))]
+            self._shown = np.stack(there)[:, values] > 0
+        return self._shown
 
     def _strides(self, mm: float) -> npt.NDArray[np.int64]:
         """Return `seg_core.prepare.slice_stride` of every slice."""

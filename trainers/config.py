@@ -68,6 +68,8 @@ class TrainConfig:
         Slices of the validation data, evenly spread, the same each epoch.
     window : int
         Rows and columns of a random window of each training slice; 0 for all of it. Smaller is faster.
+    balance : float
+        Share of samples drawn by class, see `trainers.batches.Draw`.
     channels : int
         Input channels of the network.
     channel_fill : {"repeat", "neighbours"}
@@ -111,6 +113,7 @@ class TrainConfig:
     patience: int = 20
     validation_samples: int = 400
     window: int = 0
+    balance: float = 0.0
     channels: int = 3
     channel_fill: Literal["repeat", "neighbours"] = "repeat"
     neighbour_mm: float = 0.0
@@ -132,6 +135,10 @@ class TrainConfig:
             raise UsageError(f"batch {self.batch} of {self.epoch_samples} samples, learning rate {self.lr}")
         if not 0 <= self.average < 1:
             raise UsageError(f"a running mean that keeps {self.average}", "0, or below 1")
+        if not 0 <= self.balance <= 1:
+            raise UsageError(f"{self.balance} of the samples drawn by class", "0 to 1")
+        if self.balance and self.patch is not None:
+            raise UsageError("patches drawn by class", "slices", "leave the balance out for a 3D network")
         if self.channel_fill not in ("repeat", "neighbours"):
             raise UsageError(f"channels filled by {self.channel_fill!r}", "repeat or neighbours")
         if not 0 <= self.neighbour_mm < inf:

@@ -336,7 +336,7 @@ class Training:
         p.slices = p.slices or len(cache)
         draw = Draw(
             config.seed, p.epoch, p.slices, config.epoch_samples, config.batch, config.window,
-            copies=max(config.augmentation.factor, 1),
+            copies=max(config.augmentation.factor, 1), balance=config.balance,
         )  # fmt: skip
         if config.patches:
             batches = patch_batches(cache, draw, config.augmentation, config.patches, p.batch)
@@ -346,7 +346,7 @@ class Training:
         for images, labels in batches:
             loss = self.engine.step(images, labels, config.learning_rate(p.epoch))
             if not np.isfinite(loss):
-                chosen = drawn_slices(draw, p.batch)
+                chosen = drawn_slices(draw, p.batch, cache)
                 raise _diverged(f"a loss of {loss}", p, (cache.index, chosen), (images, labels))
             p.loss_sum += loss
             p.batch += 1
