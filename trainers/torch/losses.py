@@ -23,12 +23,15 @@ def dice_loss(logits: torch.Tensor, target: torch.Tensor, smooth: float = 1e-5) 
     smooth : float
         Added above and below; a class that is neither there nor predicted loses nothing.
     """
-    known = (target != IGNORED)[:, None]
-    wanted = F.one_hot(target.where(known[:, 0], 0), logits.shape[1]).movedim(-1, 1) * known
-    probabilities = logits.softmax(1) * known
-    axes = (0, *range(2, logits.ndim))
-    both = (probabilities * wanted).sum(axes)
-    total = probabilities.sum(axes) + wanted.sum(axes)
+    known = target != IGNORED
+    classes = target.where(known, 0)
+    probabilities = logits.softmax(1) * known[:, None]
+    true = probabilities.gather(1, classes[:, None])[:, 0]
+    # A mask a class, and no one-hot tensor of 64-bit numbers, which took longer than all the rest.
+    masks = [(classes == value) & known for value in range(logits.shape[1])]
+    both = torch.stack([(true * mask).sum() for mask in masks])
+    wanted = torch.stack([mask.sum() for mask in masks])
+    total = probabilities.sum((0, *range(2, logits.ndim))) + wanted
     return 1 - ((2 * both + smooth) / (total + smooth)).mean()
 
 
