@@ -66,7 +66,7 @@ def export(
     options = options or ExportOptions()
     check_samples(spec, samples)
     original = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    stored = _round_weights(fold_batchnorm(original), options.weights)
+    stored = _round_weights(fold_batchnorm(original, samples.shape[1]), options.weights)
     reference, rounded = _logits(original, samples), _logits(stored, samples)
     check_classes(spec, reference)
     model = finish(_graph(stored, samples), spec, options.weights)
@@ -74,10 +74,11 @@ def export(
     return Exported(path, write(model, path), parity, rounding_of(rounded, reference))
 
 
-def fold_batchnorm(network: torch.nn.Module) -> torch.nn.Module:
+def fold_batchnorm(network: torch.nn.Module, channels: int | None = None) -> torch.nn.Module:
     """Return a copy of an evaluating network in which convolutions contain the BatchNorm that follows.
 
-    Computed in float64. Pairs are those registered next to each other in a module, as in smp's; where that is
+    Of ``channels`` input channels; as many as the first convolution has by default. Computed in float64.
+    Pairs are those registered next to each other in a module, as in smp's; where that is
     not how they are used, the copy is left as it was.
     """
     if not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()):
@@ -94,7 +95,7 @@ def fold_batchnorm(network: torch.nn.Module) -> torch.nn.Module:
                 setattr(module, name, fuse_conv_bn_eval(first, second))
                 setattr(module, after, torch.nn.Identity())
     folded = result.to(torch.float32)
-    x = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64).expand(1, _channels(network), 64, 64)
+    x = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64).expand(1, channels or _channels(network), 64, 64)
     with torch.inference_mode():
         wanted, found = network(x), folded(x)
     close = float((wanted - found).abs().max()) <= 1e-3 * max(float(wanted.abs().max()), 1e-6)
