@@ -12,6 +12,7 @@ import numpy as np
 
 from seg_core import dicom_pixels, dicom_stack
 from seg_core.dicom_headers import Kind, Plane, read_planes
+from seg_core.dicom_plain import read_plain
 from seg_core.errors import GeometryError, LlsError, ScanError
 from seg_core.geometry import Volume
 
@@ -140,7 +141,8 @@ def search(path: Path) -> Found:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on values that are not used here
         for file in files:
-            found = read_planes(file)
+            plain = read_plain(file)
+            found = read_planes(file) if plain is None else [plain]
             planes += found or []
             ignored += found is None
     stacks = sorted(_group(planes), key=_listing_key)
@@ -226,12 +228,9 @@ def _files_below(path: Path) -> list[Path]:
             f"cannot read folder {error.filename}: {error.strerror}", fix="change its permissions"
         ) from error
 
-    return [
-        Path(folder, name)
-        for folder, _, names in sorted(os.walk(path, onerror=refuse))
-        for name in sorted(names)
-        if Path(folder, name).is_file()
-    ]
+    walk = sorted(os.walk(path, onerror=refuse))
+    files = (Path(folder, name) for folder, _, names in walk for name in sorted(names))
+    return [file for file in files if file.is_file()]
 
 
 def _group(planes: Sequence[Plane]) -> list[list[Plane]]:

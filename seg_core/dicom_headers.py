@@ -94,6 +94,11 @@ class PixelFormat:
         half = 1 << (self.stored - 1)
         return (-half, half - 1) if self.signed else (0, 2 * half - 1)
 
+    @property
+    def is_value(self) -> bool:
+        """Whether what is stored is the value itself."""
+        return self.stored == self.allocated and self.slope == 1.0 and self.intercept == 0.0
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -125,6 +130,8 @@ class Plane:
         In ms.
     laterality : str or None
         ``"R"`` or ``"L"``.
+    offset : int or None
+        Where its numbers begin in the file, if they lie there one after another, uncompressed, little endian.
     """
 
     path: Path
@@ -139,6 +146,7 @@ class Plane:
     instance: str
     echo_time: float | None
     laterality: str | None
+    offset: int | None = None
 
 
 def read_planes(path: Path) -> list[Plane] | None:

@@ -59,9 +59,14 @@ def decode(planes: Sequence[Plane]) -> npt.NDArray[Any]:
         raise MemoryLimitError(
             f"no memory for {shape} pixels", fix="use a machine with more memory"
         ) from error
+    plain = [k for k, plane in enumerate(planes) if plane.offset is not None]
     files: dict[Path, list[int]] = defaultdict(list)
     for k, plane in enumerate(planes):
-        files[plane.path].append(k)
+        if plane.offset is None:
+            files[plane.path].append(k)
+
+    def read(first: int) -> None:
+        _read_plain(planes, plain[first::_THREADS], array)
 
     def fill(path: Path) -> None:
         wanted = files[path]
@@ -70,21 +75,52 @@ def decode(planes: Sequence[Plane]) -> npt.NDArray[Any]:
 
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         warnings.simplefilter("ignore")  # pydicom's remarks on padding and on values not used here
-        for _ in pool.map(fill, files):
+        for _ in (*pool.map(read, range(_THREADS)), *pool.map(fill, files)):
             pass
     return array
 
 
+def _read_plain(planes: Sequence[Plane], wanted: Sequence[int], array: npt.NDArray[Any]) -> None:
+    """Read planes whose numbers lie in their files as they are, where they fit straight into the array."""
+    buffer = np.empty(array.shape[1:], np.uint16)
+    for k in wanted:
+        layout = planes[k].pixels
+        stored = np.dtype(f"<{'i' if layout.signed else 'u'}{layout.allocated // 8}")
+        fits = stored == array.dtype and layout.is_value
+        target = array[k] if fits else buffer.reshape(-1).view(stored)[: buffer.size].reshape(buffer.shape)
+        _read_numbers(planes[k], target)
+        if not fits:
+            array[k] = _values(target, layout, array.dtype)
+
+
+def _read_numbers(plane: Plane, target: npt.NDArray[Any]) -> None:
+    try:
+        with plane.path.open("rb", buffering=0) as file:
+            file.seek(plane.offset or 0)
+            count = file.readinto(target.data.cast("B"))
+    except PermissionError as error:
+        raise ScanError(f"no permission to read {plane.path.name}") from error
+    except OSError as error:
+        raise _undecodable(plane.path, "uncompressed", error) from error
+    if count != target.nbytes:
+        raise _undecodable(plane.path, "uncompressed", EOFError())
+
+
 def _frames(path: Path, planes: Sequence[Plane]) -> Iterator[npt.NDArray[Any]]:
     """Yield the stored values (row, column) of some frames of one file, in the order given."""
+    from pydicom import dcmread
     from pydicom.pixels import iter_pixels
-    from pydicom.uid import UID
+    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
     expected = (planes[0].kind.rows, planes[0].kind.columns)
-    syntax = planes[0].pixels.syntax
-    frames = iter_pixels(path, indices=[p.frame for p in planes], raw=True, transfer_syntax_uid=UID(syntax))
+    syntax, indices = planes[0].pixels.syntax, [p.frame for p in planes]
+    frames: Iterator[npt.NDArray[Any]] | None = None
     for _ in planes:
         try:
+            if frames is None:
+                # pydicom looks for a file's pixels without inflating it first
+                source = dcmread(path) if syntax == DeflatedExplicitVRLittleEndian else path
+                frames = iter_pixels(source, indices=indices, raw=True, transfer_syntax_uid=UID(syntax))
             pixels = next(frames)
         except PermissionError as error:
             raise ScanError(f"no permission to read {path.name}") from error
