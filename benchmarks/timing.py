@@ -36,7 +36,7 @@ class Timings:
     Parameters
     ----------
     seconds : mapping of str to ndarray of float64, (rounds,)
-        Seconds of one call in each round, by the action's name.
+        Seconds of one call in each round, by the action's name; in the first rounds alone of a slow one.
     """
 
     seconds: Mapping[str, npt.NDArray[np.float64]]
@@ -47,7 +47,8 @@ class Timings:
 
     def ratio(self, name: str, base: str) -> Spread:
         """Return how many times as long as another an action took: what disturbs a round disturbs both."""
-        return Spread.of(self.seconds[name] / self.seconds[base])
+        both = min(len(self.seconds[name]), len(self.seconds[base]))
+        return Spread.of(self.seconds[name][:both] / self.seconds[base][:both])
 
     def as_json(self) -> dict[str, dict[str, float]]:
         """Return seconds by action: quartiles, median and the shortest."""
@@ -57,8 +58,10 @@ class Timings:
         }
 
 
-def take_turns(actions: Mapping[str, Action], rounds: int = 9, at_least: float = 0.01) -> Timings:
-    """Call each action once unmeasured, then in every round, each round beginning with another one.
+def take_turns(
+    actions: Mapping[str, Action], rounds: int = 9, at_least: float = 0.01, slow: float = 3.0
+) -> Timings:
+    """Call each action once or twice unmeasured, then in every round, each beginning with another one.
 
     Parameters
     ----------
@@ -68,24 +71,29 @@ def take_turns(actions: Mapping[str, Action], rounds: int = 9, at_least: float =
         How often, at least 1.
     at_least : float
         An action is called so often in a round that it takes about this many seconds; its time is the mean.
+    slow : float
+        One that takes longer, in seconds, is measured in a single round.
 
     Returns
     -------
     Timings
     """
-    calls = {name: _calls(action, at_least) for name, action in actions.items()}
-    seconds = {name: np.empty(rounds) for name in actions}
+    calls = {name: _calls(action, at_least, slow) for name, action in actions.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
     names = list(actions)
     for n in range(rounds):
         first = n % len(names)
         for name in names[first:] + names[:first]:
-            seconds[name][n] = _timed(actions[name], calls[name])
-    return Timings(seconds)
+            if n == 0 or calls[name]:
+                seconds[name].append(_timed(actions[name], calls[name] or 1))
+    return Timings({name: np.array(taken) for name, taken in seconds.items()})
 
 
-def _calls(action: Action, at_least: float) -> int:
-    action()  # compiles, and fills caches
-    return max(1, round(at_least / max(_timed(action, 1), 1e-9)))
+def _calls(action: Action, at_least: float, slow: float) -> int:
+    """Return how often to call an action in a round; 0 for a slow one."""
+    _timed(action, 1)  # compiles, and fills caches
+    again = _timed(action, 1)
+    return 0 if again > slow else max(1, round(at_least / max(again, 1e-9)))
 
 
 def _timed(action: Action, calls: int) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numba
@@ -13,9 +14,11 @@ from seg_core.geometry import FloatArray, Geometry, LabelMap
 from seg_core.labels import IGNORED
 from seg_core.memory_order import slabs
 from seg_core.surface_distance import SurfaceDistances, surface_distances
+from seg_core.threads import in_parts
 
 IntArray = npt.NDArray[np.int64]
-_WORD = 8  # bytes compared at once
+_BLOCK = 64  # voxels compared at once
+_TABLES = 4  # counted in turns: one would wait for its own last addition
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +195,10 @@ def _count(predicted: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], n_lab
     """Return |P|, |T| and |P and T| of the values 1 to n_labels, (3, n_labels)."""
     counts = np.zeros((3, 256), np.int64)
     for p, t in slabs(predicted, truth):
-        whole = p.size - p.size % _WORD
-        _count_words(p[:whole].view(np.uint64), t[:whole].view(np.uint64), p, t, counts)
+        whole = p.size - p.size % _BLOCK
+        words = tuple(part[:whole].view(np.uint64).reshape(-1, _BLOCK // 8) for part in (p, t))
+        parts: list[IntArray] = in_parts(partial(_count_part, words), len(words[0]), 1 << 14)
+        counts += sum(parts)
         _count_bytes(p[whole:], t[whole:], counts)
     if counts[:, n_labels + 1 :].any():
         highest = int(np.flatnonzero(counts.any(axis=0)).max())
@@ -254,24 +259,48 @@ def _mean_sd(values: FloatArray, there: npt.NDArray[np.bool_]) -> tuple[FloatArr
     return mean, sd
 
 
+def _count_part(words: tuple[npt.NDArray[np.uint64], ...], start: int, stop: int) -> IntArray:
+    tables = np.zeros((_TABLES, 3, 256), np.int64)
+    _count_blocks(*(part[start:stop] for part in words), tables)
+    counts: IntArray = tables.sum(axis=0)
+    return counts
+
+
 @numba.njit(cache=True, nogil=True)
-def _count_words(p_words, t_words, p, t, counts):  # type: ignore[no-untyped-def]
-    """Count eight equal voxels at once: most of a scan is air, most of the rest inside a bone."""
-    repeat = np.uint64(0x0101010101010101)
-    for word in range(p_words.size):
-        a, b = p_words[word], t_words[word]
-        if a | b == 0:
+def _count_blocks(p_words, t_words, tables):  # type: ignore[no-untyped-def]
+    """Count blocks (n, words of 8 voxels): most are air or lie inside a bone, most others touch one bone."""
+    ones, low_bits = np.uint64(0x0101010101010101), np.uint64(0x7F7F7F7F7F7F7F7F)
+    byte, seven, top = np.uint64(255), np.uint64(7), np.uint64(56)
+    for block in range(p_words.shape[0]):
+        first = p_words[block, 0]
+        value = first & byte
+        other = first ^ (value * ones)
+        for n in range(p_words.shape[1]):
+            other |= (p_words[block, n] ^ first) | (t_words[block, n] ^ first)
+        if other == 0:  # one value
+            for count in range(3):
+                tables[0, count, value] += 8 * p_words.shape[1]
             continue
-        value = a & np.uint64(255)
-        if a == b and a == value * repeat:
-            counts[0, value] += 8
-            counts[1, value] += 8
-            counts[2, value] += 8
-            continue
-        for index in range(8 * word, 8 * word + 8):
-            counts[0, p[index]] += 1
-            counts[1, t[index]] += 1
-            counts[2, p[index]] += p[index] == t[index]
+        for n in range(p_words.shape[1]):
+            p, t = p_words[block, n], t_words[block, n]
+            if p | t == 0:
+                continue
+            # A bone reaches to one end of a word. If both words hold its value and 0 alone, bytes that are not 0
+            # are marked, and multiplying the marks by ones adds them up in the highest byte.
+            value = ((p | t) >> top) | ((p | t) & byte)
+            p_marks = ((((p & low_bits) + low_bits) | p) >> seven) & ones
+            t_marks = ((((t & low_bits) + low_bits) | t) >> seven) & ones
+            if p_marks * value == p and t_marks * value == t:
+                table = tables[n % tables.shape[0]]
+                table[0, value] += (p_marks * ones) >> top
+                table[1, value] += (t_marks * ones) >> top
+                table[2, value] += ((p_marks & t_marks) * ones) >> top
+                continue
+            for _ in range(8):
+                tables[0, 0, p & byte] += 1
+                tables[0, 1, t & byte] += 1
+                tables[0, 2, p & byte] += p & byte == t & byte
+                p, t = p >> np.uint64(8), t >> np.uint64(8)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -13,6 +13,13 @@ def test_actions_take_turns_and_each_begins_a_round():
     assert all((taken >= 0).all() for taken in timings.seconds.values())
 
 
+def test_a_slow_action_is_measured_in_the_first_round_alone():
+    timings = take_turns({"quick": lambda: None, "slow": lambda: sum(range(1000))}, 3, at_least=0, slow=0)
+    assert [len(taken) for taken in timings.seconds.values()] == [1, 1]
+    timings = Timings({"quick": np.array([1.0, 9.0]), "slow": np.array([5.0])})
+    assert timings.ratio("slow", "quick") == Spread(5.0, 5.0, 5.0)
+
+
 def test_ratios_compare_within_a_round():
     timings = Timings({"ours": np.array([1.0, 10.0, 2.0]), "peer": np.array([3.0, 30.0, 5.0])})
     assert timings.ratio("peer", "ours") == Spread(2.75, 3.0, 3.0)

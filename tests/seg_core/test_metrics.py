@@ -53,6 +53,29 @@ def test_equals_numpy_in_any_memory_order(shape, seeds, axes, smooth, flip):
     np.testing.assert_array_equal(scores.common_voxels, both)
 
 
+@settings(deadline=None, max_examples=10)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    longest=st.sampled_from([3, 20, 200]),
+    size=st.integers(2_200_000, 2_200_100),
+)
+def test_runs_of_any_value_shared_among_cores(seed, longest, size):
+    rng = np.random.default_rng(seed)
+    values = np.array([0, 0, 1, 2, 127, 128, 255], np.uint8)
+
+    def runs():
+        parts = np.repeat(rng.choice(values, size // 2), rng.integers(1, longest, size // 2))
+        return np.resize(parts, size).reshape(-1, 1, 1)
+
+    truth = runs()
+    predicted = np.where(rng.random(truth.shape) < 0.5, truth, runs()) if longest < 200 else runs()
+    scores = evaluate(predicted, truth, 255, 1.0)
+    np.testing.assert_array_equal(scores.predicted_voxels, np.bincount(predicted.ravel(), minlength=256)[1:])
+    np.testing.assert_array_equal(scores.true_voxels, np.bincount(truth.ravel(), minlength=256)[1:])
+    both = np.bincount(truth[truth == predicted], minlength=256)[1:]
+    np.testing.assert_array_equal(scores.common_voxels, both)
+
+
 def test_equals_simpleitk():
     predicted, truth = random_labels((20, 30, 40), 1), random_labels((20, 30, 40), 2)
     truth = np.where(np.indices(truth.shape)[0] < 12, predicted, truth)

@@ -1,0 +1,1 @@
+"""The kernels, each beside its peers in one run: `python -m benchmarks.kernels`."""

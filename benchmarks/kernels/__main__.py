@@ -1,0 +1,86 @@
+"""The kernels, each beside its peers in one run, in turns; answers are held equal after the timing.
+
+    python -m benchmarks.kernels                      # all rows, Markdown on standard output
+    python -m benchmarks.kernels metrics --rounds 15 --json FILE
+    python -m benchmarks.kernels --small              # everything runs; its figures mean nothing
+
+Times are medians over the rounds, ratios medians (and quartiles) of each round's ratio. Peers that are not
+installed are named: ``pip install '.[bench]'`` brings them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+
+from benchmarks.kernels.row import Figures, Row, measure
+from benchmarks.timing import machine
+
+ROWS: Mapping[str, str] = MappingProxyType(
+    {
+        "metrics": "benchmarks.kernels.metrics",
+    }
+)
+"""Name of a row -> its module, which has ``rows(small)``."""
+PACKAGES = ("numpy", "numba", "scipy", "scikit-image", "connected-components-3d", "fill_voids", "MedPy")
+PACKAGES += ("monai", "opencv-python-headless", "pillow", "pydicom", "SimpleITK", "surface-distance", "vtk")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and return 0 also where a goal is missed: a figure is no test."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--small", action="store_true", help="little data, for a try")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.rows if name not in ROWS]
+    if unknown:
+        parser.error(f"no row is called {', '.join(unknown)}: {', '.join(ROWS)}")
+    found: list[Figures] = []
+    for name in options.rows or ROWS:
+        make: Callable[[bool], list[Row]] = import_module(ROWS[name]).rows
+        for row in make(options.small):
+            found.append(measure(row, options.rounds))
+            print(found[-1].as_markdown() + "\n", flush=True)
+    facts = machine(*PACKAGES)
+    print(summary(found, facts))
+    if options.json:
+        figures = {"machine": facts, "rows": [figure.as_json() for figure in found]}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def summary(found: Sequence[Figures], facts: Mapping[str, object]) -> str:
+    """Return the table of all rows, and the machine."""
+    lines = [
+        "| step | ours, ms | measured against | share (quartiles) | goal | reached |",
+        "|---|---|---|---|---|---|",
+    ]
+    for figure in found:
+        share, goal = figure.share, figure.row.goal
+        milliseconds = f"{1e3 * figure.timings.spread('ours').median:.3g}"
+        spread = f"{share.median:.3g} ({share.low:.3g} to {share.high:.3g})"
+        reached = "yes" if share.median <= goal.at_most else "no"
+        cells = [
+            figure.row.name,
+            f"{milliseconds:.3g}",
+            figure.against,
+            spread,
+            f"{goal.at_most:.3g}",
+            reached,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    what = f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gb']} GB, {facts['system']}"
+    return "\n".join([*lines, "", f"{what}; load {facts['load']}; Python {facts['python']}."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
