@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Action = Callable[[], object]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class Timings:
 
 
 def take_turns(
-    actions: Mapping[str, Action], rounds: int = 9, at_least: float = 0.01, slow: float = 3.0
+    actions: Mapping[str, Action],
+    rounds: int = 9,
+    at_least: float = 0.01,
+    slow: float = 3.0,
+    clock: Clock = time.perf_counter,
 ) -> Timings:
     """Call each action once or twice unmeasured, then in every round, each beginning with another one.
 
@@ -73,34 +78,37 @@ def take_turns(
         An action is called so often in a round that it takes about this many seconds; its time is the mean.
     slow : float
         One that takes longer, in seconds, is measured in a single round.
+    clock : callable
+        Seconds: ``time.process_time`` for those of the processor, where all run on one core; waiting for
+        other programs does not count then.
 
     Returns
     -------
     Timings
     """
-    calls = {name: _calls(action, at_least, slow) for name, action in actions.items()}
+    calls = {name: _calls(action, at_least, slow, clock) for name, action in actions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     names = list(actions)
     for n in range(rounds):
         first = n % len(names)
         for name in names[first:] + names[:first]:
             if n == 0 or calls[name]:
-                seconds[name].append(_timed(actions[name], calls[name] or 1))
+                seconds[name].append(_timed(actions[name], calls[name] or 1, clock))
     return Timings({name: np.array(taken) for name, taken in seconds.items()})
 
 
-def _calls(action: Action, at_least: float, slow: float) -> int:
+def _calls(action: Action, at_least: float, slow: float, clock: Clock) -> int:
     """Return how often to call an action in a round; 0 for a slow one."""
-    _timed(action, 1)  # compiles, and fills caches
-    again = _timed(action, 1)
+    _timed(action, 1, clock)  # compiles, and fills caches
+    again = _timed(action, 1, clock)
     return 0 if again > slow else max(1, round(at_least / max(again, 1e-9)))
 
 
-def _timed(action: Action, calls: int) -> float:
-    begun = time.perf_counter()
+def _timed(action: Action, calls: int, clock: Clock) -> float:
+    begun = clock()
     for _ in range(calls):
         action()
-    return (time.perf_counter() - begun) / calls
+    return (clock() - begun) / calls
 
 
 def machine(*packages: str) -> dict[str, Any]:

@@ -73,11 +73,16 @@ def denoise_slices(labels: Labels, n_classes: int, params: Denoise) -> tuple[Lab
     _check(labels, n_classes)
     if params.connectivity not in (4, 8):
         raise UsageError(f"connectivity {params.connectivity} in a slice", "4 or 8")
-    result = labels.copy(order="K")
+    cleaned = labels.copy(order="C")
     counts = np.zeros((3, n_classes + 1), np.int64)
     least = float(params.fraction), float(params.minimum_pixels)
-    highest = _denoise(result, *least, int(params.connectivity == 8), params.fill_holes, counts)
+    words = cleaned.reshape(-1)[: cleaned.size // 8 * 8].view(np.uint64)
+    highest = _denoise(cleaned, words, *least, int(params.connectivity == 8), params.fill_holes, counts)
     _check_values(highest, n_classes)
+    if labels.flags.c_contiguous:
+        return cleaned, Removed(*counts)
+    result = np.empty_like(labels)
+    result[...] = cleaned
     return result, Removed(*counts)
 
 
@@ -138,47 +143,92 @@ def _check_values(highest: int, n_classes: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _denoise(stack, fraction, minimum, reach, fill, counts):  # type: ignore[no-untyped-def]
-    """Clean the slices in place; return the highest value, beyond the classes' if one is (then stop)."""
+def _denoise(stack, words, fraction, minimum, reach, fill, counts):  # type: ignore[no-untyped-def]
+    """Clean the slices in place; return the highest value, beyond the classes' if one is (then stop).
+
+    ``words``: the same memory, eight pixels at a time.
+    """
     slices, rows, columns = stack.shape
-    offsets = np.zeros(rows + 1, np.int64)
-    starts, ends = np.empty(rows * columns, np.int32), np.empty(rows * columns, np.int32)
-    classes, parent = np.empty(rows * columns, np.uint8), np.empty(rows * columns, np.int32)
-    extra = np.empty(rows * columns, np.int32)
-    runs = (offsets, starts, ends, classes, parent)
+    pixels = stack.reshape(-1)
+    runs, extra = _room(rows, 8 * rows + columns)
     for s in range(slices):
         image = stack[s]
-        highest = _encode(image, runs)
+        highest = _encode(pixels, words, s * rows * columns, columns, runs)
+        if highest < 0:
+            runs, extra = _room(rows, rows * columns)
+            highest = _encode(pixels, words, s * rows * columns, columns, runs)
         if highest >= counts.shape[1]:
             return highest
         if highest == 0:
             continue
-        _remove_small(image, runs, extra, fraction, minimum, reach, counts)
+        if fraction > 0 or minimum > 0:
+            _remove_small(image, runs, extra, fraction, minimum, reach, counts)
         if fill:
-            _mark_holes(rows, columns, runs, extra, 1 - reach)
+            _mark_holes(rows, runs, extra, 1 - reach)
             _fill_holes(image, runs, extra, counts)
     return 0
 
 
 @numba.njit(cache=True, nogil=True)
-def _encode(image, runs):  # type: ignore[no-untyped-def]
-    """Cut each row into runs of one value, background too; return the highest value."""
+def _room(rows, capacity):  # type: ignore[no-untyped-def]
+    """Return arrays for so many runs (offsets, starts, ends, classes, parent), and for a number of each."""
+    offsets = np.zeros(rows + 1, np.int64)
+    starts, ends = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
+    classes, parent = np.empty(capacity, np.uint8), np.empty(capacity, np.int32)
+    return (offsets, starts, ends, classes, parent), np.empty(capacity, np.int32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _encode(pixels, words, first, columns, runs):  # type: ignore[no-untyped-def]
+    """Cut each row of the slice that begins at ``first`` into runs of one value, background too.
+
+    Returns the highest value; -1 where there is no room for the runs.
+    """
     offsets, starts, ends, classes, parent = runs
-    rows, columns = image.shape
     run, highest = 0, 0
-    for r in range(rows):
-        c = 0
-        while c < columns:
-            value = image[r, c]
-            starts[run], classes[run], parent[run] = c, value, run
+    for r in range(offsets.size - 1):
+        if run + columns > starts.size:
+            return -1
+        row = first + r * columns
+        stop = row + columns
+        at = row
+        while at < stop:
+            value = pixels[at]
             highest = max(highest, value)
-            c += 1
-            while c < columns and image[r, c] == value:
-                c += 1
-            ends[run] = c
+            starts[run], classes[run], parent[run] = at - row, value, run
+            at = _end_of_run(pixels, words, at, stop)
+            ends[run] = at - row
             run += 1
         offsets[r + 1] = run
     return highest
+
+
+@numba.njit(cache=True, nogil=True)
+def _end_of_run(pixels, words, at, stop):  # type: ignore[no-untyped-def]
+    """Return where the value that begins at a place ends, at most ``stop``; most are long, and air."""
+    value = pixels[at]
+    repeated = np.uint64(0x0101010101010101) * np.uint64(value)
+    while at < stop and at & 7 != 0:
+        if pixels[at] != value:
+            return at
+        at += 1
+    if at == stop:
+        return at
+    word, last = np.uint64(at >> 3), np.uint64(stop >> 3)  # unsigned: no test for an index below 0
+    one, eight = np.uint64(1), np.uint64(8)
+    while word + eight <= last:
+        other = np.uint64(0)
+        for n in range(8):
+            other |= words[word + np.uint64(n)] ^ repeated
+        if other != 0:
+            break
+        word += eight
+    while word < last and words[word] == repeated:
+        word += one
+    at = np.int64(word) << 3
+    while at < stop and pixels[at] == value:
+        at += 1
+    return at
 
 
 @numba.njit(cache=True, nogil=True)
@@ -209,36 +259,50 @@ def _remove_small(image, runs, sizes, fraction, minimum, reach, counts):  # type
 
 
 @numba.njit(cache=True, nogil=True)
-def _mark_holes(rows, columns, runs, around, reach):  # type: ignore[no-untyped-def]
-    """Unite the background; ``around`` becomes the one class that a run of it touches, 0, or _OPEN."""
+def _mark_holes(rows, runs, around, reach):  # type: ignore[no-untyped-def]
+    """Unite the background; ``around`` becomes the one class that a run of it touches, 0, or _OPEN.
+
+    The first and last run of a row, and all of the first and last row, reach the border. They are open, and
+    need neither a mark nor to be united: others that touch them become _OPEN.
+    """
     offsets, starts, ends, classes, parent = runs
-    for r in range(rows):
-        for run in range(offsets[r], offsets[r + 1]):
-            edge = r == 0 or r == rows - 1 or starts[run] == 0 or ends[run] == columns
-            around[run] = _OPEN if edge else 0
-            if run > offsets[r]:
-                _meet(run - 1, run, classes, parent, around)
-        if r == 0:
-            continue
-        first = offsets[r - 1]
-        for run in range(offsets[r], offsets[r + 1]):
-            while first < offsets[r] and ends[first] + reach <= starts[run]:
-                first += 1
-            other = first
+    for r in range(1, rows - 1):
+        before, after = offsets[r - 1], offsets[r + 1]
+        for run in range(offsets[r] + 1, offsets[r + 1] - 1):
+            if classes[run] != 0:
+                continue
+            around[run] = 0
+            # beside it lies background too where a piece was removed
+            _meet(run, run - 1, run - 1 == offsets[r], classes, parent, around)
+            _touch(around, run, classes[run + 1])
+            if classes[run + 1] == 0 and run + 2 == offsets[r + 1]:
+                around[run] = _OPEN
+            while before < offsets[r] and ends[before] + reach <= starts[run]:
+                before += 1
+            other = before
             while other < offsets[r] and starts[other] < ends[run] + reach:
-                _meet(other, run, classes, parent, around)
+                edge = r == 1 or other == offsets[r - 1] or other + 1 == offsets[r]
+                _meet(run, other, edge, classes, parent, around)
+                other += 1
+            while after < offsets[r + 2] and ends[after] + reach <= starts[run]:
+                after += 1
+            other = after
+            while other < offsets[r + 2] and starts[other] < ends[run] + reach:
+                edge = r == rows - 2 or other == offsets[r + 1] or other + 1 == offsets[r + 2]
+                if classes[other] != 0 or edge:  # else it will meet this run in its own turn
+                    _meet(run, other, edge, classes, parent, around)
                 other += 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _meet(first, second, classes, parent, around):  # type: ignore[no-untyped-def]
-    a, b = classes[first], classes[second]
-    if a == 0 and b == 0:
-        unite(parent, first, second)
-    elif a == 0:
-        _touch(around, first, b)
-    elif b == 0:
-        _touch(around, second, a)
+def _meet(run, other, edge, classes, parent, around):  # type: ignore[no-untyped-def]
+    """Note that a run of background touches another run, which may reach the border."""
+    if classes[other] != 0:
+        _touch(around, run, classes[other])
+    elif edge or around[other] == _OPEN:
+        around[run] = _OPEN
+    else:
+        unite(parent, other, run)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -253,12 +317,15 @@ def _touch(around, run, value):  # type: ignore[no-untyped-def]
 def _fill_holes(image, runs, around, counts):  # type: ignore[no-untyped-def]
     offsets, starts, ends, classes, parent = runs
     rows = image.shape[0]
-    for run in range(offsets[rows]):
-        if classes[run] == 0:
-            _touch(around, find_root(parent, run), around[run])
-    for r in range(rows):
-        for run in range(offsets[r], offsets[r + 1]):
+    for r in range(1, rows - 1):
+        for run in range(offsets[r] + 1, offsets[r + 1] - 1):
+            if classes[run] == 0:
+                _touch(around, find_root(parent, run), around[run])
+    for r in range(1, rows - 1):
+        for run in range(offsets[r] + 1, offsets[r + 1] - 1):
+            if classes[run] != 0:
+                continue
             value = around[find_root(parent, run)]
-            if classes[run] == 0 and 0 < value < _OPEN:
+            if 0 < value < _OPEN:
                 image[r, starts[run] : ends[run]] = value
                 counts[2, value] += ends[run] - starts[run]

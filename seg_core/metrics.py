@@ -285,8 +285,8 @@ def _count_blocks(p_words, t_words, tables):  # type: ignore[no-untyped-def]
             p, t = p_words[block, n], t_words[block, n]
             if p | t == 0:
                 continue
-            # A bone reaches to one end of a word. If both words hold its value and 0 alone, bytes that are not 0
-            # are marked, and multiplying the marks by ones adds them up in the highest byte.
+            # A bone reaches to one end of a word. If both words hold its value and 0 alone, its bytes are
+            # marked, and multiplying the marks by ones adds them up in the highest byte.
             value = ((p | t) >> top) | ((p | t) & byte)
             p_marks = ((((p & low_bits) + low_bits) | p) >> seven) & ones
             t_marks = ((((t & low_bits) + low_bits) | t) >> seven) & ones

@@ -22,6 +22,7 @@ from benchmarks.timing import machine
 ROWS: Mapping[str, str] = MappingProxyType(
     {
         "metrics": "benchmarks.kernels.metrics",
+        "denoise": "benchmarks.kernels.denoise",
     }
 )
 """Name of a row -> its module, which has ``rows(small)``."""
@@ -71,7 +72,7 @@ def summary(found: Sequence[Figures], facts: Mapping[str, object]) -> str:
         reached = "yes" if share.median <= goal.at_most else "no"
         cells = [
             figure.row.name,
-            f"{milliseconds:.3g}",
+            milliseconds,
             figure.against,
             spread,
             f"{goal.at_most:.3g}",

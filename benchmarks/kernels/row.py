@@ -1,14 +1,14 @@
 """A row of the table of kernels: ours and its peers, measured in turns, then held equal."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.timing import Action, Spread, Timings, take_turns
 
 OURS = "ours"
-ONE_CORE = "one core"
 
 
 @dataclass
@@ -55,6 +55,8 @@ class Row:
     agree : callable
         Is given what each returned, by name, and raises AssertionError where ours differs; called after the
         timing. Returns in a line what was held equal.
+    single : bool
+        Whether all are kept to one core, and seconds are the processor's.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Row:
     peers: Peers
     agree: Callable[[Mapping[str, Any]], str]
     bases: Mapping[str, Action] = field(default_factory=dict)
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ class Figures:
     def as_markdown(self) -> str:
         """Return a table of ours, the bases and the peers, the fastest first."""
         names = sorted(self.timings.seconds, key=lambda name: self.timings.spread(name).median)
-        lines = [f"### {self.row.name}: {self.row.what}", "", "| | ms | times ours |", "|---|---|---|"]
+        unit = "ms of one core" if self.row.single else "ms"
+        lines = [f"### {self.row.name}: {self.row.what}", "", f"| | {unit} | times ours |", "|---|---|---|"]
         for name in names:
             ratio = self.timings.ratio(name, OURS)
             times = "1" if name == OURS else f"{ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"
@@ -131,8 +135,10 @@ class Figures:
 def measure(row: Row, rounds: int) -> Figures:
     """Measure a row, then call everything once more and hold the answers equal."""
     actions = {OURS: row.ours, **row.bases, **row.peers.actions}
-    timings = take_turns(actions, rounds)
-    answers = {name: action() for name, action in actions.items() if name not in row.bases}
+    with one_core() if row.single else nullcontext():
+        clock = time.process_time if row.single else time.perf_counter
+        timings = take_turns(actions, rounds, clock=clock)
+        answers = {name: action() for name, action in actions.items() if name not in row.bases}
     return Figures(row, timings, row.agree(answers))
 
 
