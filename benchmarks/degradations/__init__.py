@@ -1,0 +1,1 @@
+"""Where a network breaks: synthetic scans made worse in steps."""
