@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.looks import ScannerLook, scan_person
 from seg_core.errors import ScanError, UsageError
-from seg_core.model_spec import Grid
+from seg_core.model_spec import Grid, ModelSpec
 from trainers.masks import MaskOptions
 from trainers.phantom import PhantomConfig, make_phantom, write_phantom
 from trainers.prepare import PrepareConfig, prepare
@@ -132,6 +132,16 @@ def prepared(scans: Sequence[Path], folder: Path, size: int, structures: Sequenc
         masks=MaskOptions(side="right"),
         classes=dict(enumerate(structures, 1)) or None,
     )
+    return _prepared(scans, folder, config)
+
+
+def prepared_for(scans: Sequence[Path], folder: Path, spec: ModelSpec) -> Path:
+    """Prepare scans as `prepared` does, all bones, with the pixels and intensities that a network knows."""
+    masks = MaskOptions(side="right")
+    return _prepared(scans, folder, PrepareConfig(spec.grid, spec.normalisation, masks))
+
+
+def _prepared(scans: Sequence[Path], folder: Path, config: PrepareConfig) -> Path:
     for outcome in prepare(read_subjects(scans), folder, config, jobs=2).outcomes:
         if outcome.error is not None:
             raise ScanError(f"{outcome.name} cannot be prepared: {outcome.error}") from outcome.error
