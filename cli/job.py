@@ -140,7 +140,7 @@ def _inner_steps(runner: Runner, options: SegmentOptions, found: Segmentation) -
     parameters: dict[str, dict[str, Any]] = {
         "range": {"first_slice": found.slices[0], "last_slice": found.slices[1] - 1, **hip},
         "prepare": {"grid": asdict(spec.grid), "normalisation": asdict(spec.normalisation)},
-        "infer": {"batch": runner.batch},
+        "infer": {"batch": runner.batch, "share_of_pixels": round(found.share, 4)},
         "denoise": asdict(spec.denoise),
     }
     return [

@@ -1,6 +1,6 @@
 """From the scan's slices to the network's input, and its labels back to the scan's own grid."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any
 
@@ -35,9 +35,11 @@ class SlicePlan:
     native : tuple of int
         (rows, columns) of a slice, in the scan's own pixels.
     frame : tuple of int
-        (rows, columns) that the network's grid covers, in the scan's own pixels; not smaller than native.
+        (rows, columns) that the network's grid covers, in the scan's own pixels; not smaller than native, but
+        for a `part`.
     before : tuple of int
-        (rows, columns) of air between the frame's beginning and the slice's.
+        (rows, columns) of air between the frame's beginning and the slice's; negative where a `part` begins
+        within the slice.
     grid : tuple of int
         (rows, columns) of the network's input.
     spacing_mm : tuple of float
@@ -66,6 +68,36 @@ class SlicePlan:
         """Return a view (slice, row, column) of a stored array (i, j, k); writing to it writes there."""
         step = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         return array.transpose(self.axes)[step]
+
+    def part(self, rows: Pair, columns: Pair) -> "SlicePlan":
+        """Return the plan of a part of the frame.
+
+        Where a pixel of the network is a whole number of the scan's, the part lies on the whole frame's
+        grid; else it is shifted by up to half a pixel of the scan, image and labels alike.
+
+        Parameters
+        ----------
+        rows, columns : tuple of int
+            First and one past the last, of the network's grid.
+        """
+        spans, frame, before = (rows, columns), [], []
+        for (start, stop), pixels, grid, air in zip(spans, self.frame, self.grid, self.before, strict=True):
+            frame.append(max(1, round((stop - start) * pixels / grid)))
+            before.append(air - round(start * pixels / grid))
+        return replace(
+            self,
+            frame=(frame[0], frame[1]),
+            before=(before[0], before[1]),
+            grid=(rows[1] - rows[0], columns[1] - columns[0]),
+        )
+
+    def within(self, slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a view of what lies within the frame, from arrays (n, *native)."""
+        spans = [
+            slice(max(-air, 0), min(frame - air, native))
+            for frame, native, air in zip(self.frame, self.native, self.before, strict=True)
+        ]
+        return slices[:, spans[0], spans[1]]
 
     def slice_index(self, stored: int) -> int:
         """Return the network's number of a stored slice, or the other way round."""
@@ -201,17 +233,24 @@ def prepare(array: npt.NDArray[Any], plan: SlicePlan, window: Window, start: int
     """
     if not 0 <= start <= stop <= plan.slices:
         raise UsageError(f"slices {start} to {stop}", f"within 0 to {plan.slices}")
+    return prepare_slices(array, plan, window, np.arange(start, stop))
+
+
+def prepare_slices(
+    array: npt.NDArray[Any], plan: SlicePlan, window: Window, slices: npt.NDArray[np.int64]
+) -> Float32Array:
+    """Prepare slices (n,) that need not follow one another; all else as in `prepare`."""
     offsets = (np.arange(plan.channels) - plan.channels // 2) * plan.stride
-    wanted = np.clip(np.arange(start, stop)[:, None] + offsets, 0, plan.slices - 1)
+    wanted = np.clip(slices[:, None] + offsets, 0, plan.slices - 1)
     needed, places = np.unique(wanted, return_inverse=True)
-    resized = resize_bilinear(_framed(plan.oriented(array)[needed], plan, window), plan.grid)
+    resized = resize_bilinear(_framed(plan.within(plan.oriented(array))[needed], plan, window), plan.grid)
     channels: Float32Array = resized[places.reshape(wanted.shape)]
     return channels
 
 
 def _framed(slices: npt.NDArray[Any], plan: SlicePlan, window: Window) -> Float32Array:
     scaled = scale(slices, *window)
-    if plan.frame == plan.native:
+    if plan.frame == scaled.shape[1:]:
         return scaled
     framed = np.zeros((len(slices), *plan.frame), np.float32)
     crop(framed, plan)[...] = scaled
@@ -219,9 +258,9 @@ def _framed(slices: npt.NDArray[Any], plan: SlicePlan, window: Window) -> Float3
 
 
 def crop(framed: npt.NDArray[Any], plan: SlicePlan) -> npt.NDArray[Any]:
-    """Return a view (n, *native) of what lies within the slice, from arrays (n, *frame)."""
+    """Return a view of what lies within the slice, from arrays (n, *frame); (n, *native) but for a part."""
     (top, left), (rows, columns) = plan.before, plan.native
-    return framed[:, top : top + rows, left : left + columns]
+    return framed[:, max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
 
 
 def restore(labels: Uint8Array, plan: SlicePlan, out: Uint8Array, start: int) -> None:

@@ -1,10 +1,9 @@
 """The whole job in memory: a scan in, bones on its own grid out."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
@@ -21,20 +20,19 @@ from seg_core.moments import Box
 from seg_core.nnunet_grid import nnunet_labels
 from seg_core.patches import Stack, patch_labels
 from seg_core.plausibility import check_plausibility
-from seg_core.prepare import SlicePlan, crop, plan_slices, prepare, restore
+from seg_core.prepare import SlicePlan, plan_slices, prepare_slices, restore
 from seg_core.report import Check
 from seg_core.runner import Inference, Runner
 from seg_core.sides import SideEvidence, keep_side, split_sides
+from seg_core.slice_inference import SLAB, Clock, Input, SliceInference
 from seg_core.statistics import BoneStatistics, bone_statistics
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, slices done and slices in all."""
 
 Labelling = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
-"""Slices (n,) and their images -> their labels (n, *frame)."""
+"""Slices (n,) and their images -> their labels (n, *native)."""
 
-SLAB = 16
-"""Slices that are prepared, inferred and cleaned together; bounds memory, changes no label."""
 AIR, LIGHT_MM2 = 0.05, 200.0
 """A slice whose brightest 2 cm2 are darker than this share of the brightest slice's shows air."""
 
@@ -57,6 +55,8 @@ class SegmentOptions:
         Whether to return the probability of each voxel's class.
     laterality : {"R", "L"}, optional
         Side of a single leg, as DICOM states it.
+    whole_frame : bool
+        Whether the network sees all of each slice, also where that changes no label.
     """
 
     side: Literal["both", "right", "left"] = "both"
@@ -65,6 +65,7 @@ class SegmentOptions:
     denoise: bool = True
     confidence: bool = False
     laterality: str | None = None
+    whole_frame: bool = False
 
     def __post_init__(self) -> None:
         if self.side not in ("both", "right", "left"):
@@ -97,6 +98,9 @@ class Segmentation:
         Whether these can be the bones of a leg.
     warnings : tuple of str
         What the user should know; what is not plausible among it.
+    share : float
+        Of the pixels of the slices, how many the network computed: the body's part of them, a little more
+        for some slices that it sees twice.
     """
 
     labels: LabelMap
@@ -109,6 +113,7 @@ class Segmentation:
     bones: tuple[BoneStatistics, ...] = ()
     plausibility: tuple[Check, ...] = ()
     warnings: tuple[str, ...] = ()
+    share: float = 1.0
 
 
 def segment(
@@ -148,16 +153,6 @@ def _silent(step: str, done: int, total: int) -> None:
     """Say nothing."""
 
 
-@dataclass
-class _Clock:
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, step: str, since: float) -> float:
-        now = time.perf_counter()
-        self.seconds[step] = self.seconds.get(step, 0.0) + now - since
-        return now
-
-
 class _Job:
     """One scan on its way."""
 
@@ -167,20 +162,26 @@ class _Job:
         self.classes, self.patched = len(runner.spec.classes), runner.spec.patch is not None
         if options.side != "both" and not runner.spec.sided:
             raise UsageError(f"side {options.side} of a network without sides", "both")
-        self.clock = _Clock()
+        self.clock = Clock()
         self.warnings: list[str] = []
         self.removed: dict[str, Removed] = {}
 
     def run(self) -> Segmentation:
         since = time.perf_counter()
         self.array, self.window = normalised_input(self.volume.array, self.runner.spec.normalisation)
+        scan = Input(self.array, self.plan, self.window)
+        wanted = self.options.confidence
+        self.slices = None if self.patched else SliceInference(scan, self.runner, wanted, self.clock)
         if self.plan.slices == 1:
             self.warnings.append("a single slice: nothing can be cleaned or checked across slices")
         span = self._range()
-        since = self.clock.add("range", since)
-        classes, confidence = self._infer(span)
-        if self.patched:
+        self.clock.add("range", since)
+        if self.slices is None:
+            classes, confidence = self._patches(span)
             span = self._keep_limb(span, classes, confidence)
+        else:
+            self._infer(self.slices, span)
+            classes, confidence = self.slices.classes, self.slices.confidence
         since = time.perf_counter()
         if self.options.denoise:
             fraction = self.runner.spec.denoise.volume_fraction
@@ -204,15 +205,16 @@ class _Job:
             bones=bones,
             plausibility=plausibility,
             warnings=tuple(self.warnings),
+            share=self.slices.share if self.slices else 1.0,
         )
 
     def _range(self) -> Range:
         options, spec = self.options, self.runner.spec
         if options.hip_slice is not None:
             return range_from_hip(self.plan, spec.orientation, options.hip_slice, options.hip_tolerance)
-        if self.patched or not spec.limb_range:
+        if self.slices is None or not spec.limb_range:
             return 0, self.plan.slices
-        return self._limb(lambda slices, images: self.runner.run(images, self.plan.frame).labels)
+        return self._limb(self.slices.whole)
 
     def _limb(self, labels: Labelling) -> Range:
         """Find the limb from labels of slices 15 mm apart."""
@@ -234,9 +236,8 @@ class _Job:
         area, light, darkest = np.zeros(len(slices)), np.zeros(len(slices)), 0.0
         for start in range(0, len(slices), self.runner.batch):
             part = slices[start : start + self.runner.batch]
-            images = np.concatenate([prepare(self.array, self.plan, self.window, s, s + 1) for s in part])
-            found = np.ascontiguousarray(crop(labels(part, images), self.plan))
-            cleaned, _ = denoise_slices(found, self.classes, self.runner.spec.denoise)
+            images = prepare_slices(self.array, self.plan, self.window, part)
+            cleaned, _ = denoise_slices(labels(part, images), self.classes, self.runner.spec.denoise)
             area[start : start + len(part)] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
             light[start : start + len(part)] = self._light(images[:, 0])
             darkest = min(darkest, float(images.min()))  # air, where it is not 0
@@ -251,21 +252,26 @@ class _Job:
         brightest: npt.NDArray[np.float32] = np.partition(pixels, -count, axis=1)[:, -count]
         return brightest
 
-    def _infer(self, span: Range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
-        """Return classes and confidence (i, j, k) on the scan's grid."""
-        classes = np.zeros_like(self.volume.array, np.uint8, subok=False)
-        confidence = np.zeros_like(classes) if self.options.confidence else None
-        for start, found in self._patches(span) if self.patched else self._inferred(span):
-            labels = np.ascontiguousarray(crop(found.labels, self.plan))
-            if not self.patched:  # else in the limb's range, which is not known yet
-                labels = self._cleaned(labels)
-            since = time.perf_counter()
-            restore(labels, self.plan, classes, start)
-            if confidence is not None and found.confidence is not None:
-                restore(found.confidence, self.plan, confidence, start)
-            self.clock.add("restore", since)
-            self.progress("infer", start + len(labels) - span[0], span[1] - span[0])
-        return classes, confidence
+    def _infer(self, slices: SliceInference, span: Range) -> None:
+        """Infer slices and clean each slab while the next one is inferred."""
+        since = time.perf_counter()
+        if not self.options.whole_frame:
+            slices.look_at_the_body(span)
+        self.clock.add("views", since)
+        with ThreadPoolExecutor(1) as pool:
+            cleaning: Future[None] | None = None
+            for part in slices.run(span):
+                if cleaning is not None:
+                    cleaning.result()
+                cleaning = pool.submit(self._clean, slices.classes, part)
+                self.progress("infer", part[1] - span[0], span[1] - span[0])
+            if cleaning is not None:
+                cleaning.result()
+
+    def _clean(self, classes: npt.NDArray[np.uint8], part: Range) -> None:
+        """Clean a range of slices of the scan's own grid in place, if that is wanted."""
+        labels = np.ascontiguousarray(self.plan.oriented(classes)[slice(*part)])
+        restore(self._cleaned(labels), self.plan, classes, part[0])
 
     def _cleaned(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return slices (n, rows, columns) without noise, if that is wanted."""
@@ -278,16 +284,21 @@ class _Job:
         self.clock.add("denoise", since)
         return labels
 
-    def _inferred(self, span: Range) -> Iterator[tuple[int, Inference]]:
-        """Run a network of slices."""
-        for start, images in self._slabs(span):
+    def _patches(self, span: Range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
+        """Run a network of patches; return classes and confidence (i, j, k) on the scan's grid."""
+        classes = np.zeros_like(self.volume.array, np.uint8, subok=False)
+        confidence = np.zeros_like(classes) if self.options.confidence else None
+        for start, found in self._patch_slabs(span):
             since = time.perf_counter()
-            found = self.runner.run(images, self.plan.frame, self.options.confidence)
-            self.clock.add("infer", since)
-            yield start, found
+            restore(found.labels, self.plan, classes, start)
+            if confidence is not None and found.confidence is not None:
+                restore(found.confidence, self.plan, confidence, start)
+            self.clock.add("restore", since)
+            self.progress("infer", start + len(found.labels) - span[0], span[1] - span[0])
+        return classes, confidence
 
-    def _patches(self, span: Range) -> Iterator[tuple[int, Inference]]:
-        """Run a network of patches."""
+    def _patch_slabs(self, span: Range) -> Iterator[tuple[int, Inference]]:
+        """Give the labels of a network of patches, slab by slab."""
         if self.runner.spec.grid.kind == "nnunet":
             stored, filled = (self.plan.oriented(a)[slice(*span)] for a in (self.volume.array, self.array))
             slices = nnunet_labels(filled, nonzero_box(stored), self.plan, self.window, self.runner)
@@ -316,28 +327,8 @@ class _Job:
                     self.plan.oriented(array)[span[1] :] = 0
             self.clock.add("range", since)
         for start in range(*span, SLAB):
-            part = np.ascontiguousarray(stack[start : min(start + SLAB, span[1])])
-            restore(self._cleaned(part), self.plan, classes, start)
+            self._clean(classes, (start, min(start + SLAB, span[1])))
         return span
-
-    def _slabs(self, span: Range) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """Give slabs in order; while one is inferred the next one is prepared, and no more."""
-        pending: deque[tuple[int, Future[npt.NDArray[np.float32]]]] = deque()
-        with ThreadPoolExecutor(1) as pool:
-            for start in range(span[0], span[1], SLAB):
-                pending.append((start, pool.submit(self._prepare, start, min(start + SLAB, span[1]))))
-                if len(pending) > 1:
-                    first, images = pending.popleft()
-                    yield first, images.result()
-            while pending:
-                first, images = pending.popleft()
-                yield first, images.result()
-
-    def _prepare(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        since = time.perf_counter()
-        images = prepare(self.array, self.plan, self.window, start, stop)
-        self.clock.add("prepare", since)
-        return images
 
     def _sides(self, classes: npt.NDArray[np.uint8]) -> tuple[LabelMap, SideEvidence | None]:
         names = self.runner.spec.classes

@@ -1,0 +1,104 @@
+"""Less to compute, the same labels: views of the body against the whole frame, on drawn scans or given ones.
+
+    python -m benchmarks.less_to_compute --model MODEL [SCAN...]
+
+For each scan: the DSC of every bone against the labels of the whole frame, the share of pixels that the
+network computed, and of its time; runs take turns. Without scans the first of each subject of
+`benchmarks.accuracy`, ordinary and hard, is drawn. Less than ``LEAST_DSC`` in a bone is a failure.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks.accuracy import SETS, configurations
+from seg_core.metrics import evaluate
+from seg_core.runner import Runner
+from seg_core.scan import read_scan
+from seg_core.segment import Segmentation, SegmentOptions, segment
+from seg_core.slice_inference import LEAST_DSC
+from trainers.phantom import make_phantom, write_phantom
+
+
+@dataclass(frozen=True)
+class Less:
+    """What views of the body bring in one scan.
+
+    Parameters
+    ----------
+    scan : str
+    share : float
+        Of the pixels.
+    time : float
+        Of the seconds that range, views and inference take.
+    dsc : dict of str to float
+        A bone and side against the whole frame; those that neither has are left out.
+    """
+
+    scan: str
+    share: float
+    time: float
+    dsc: dict[str, float]
+
+
+def compare(path: Path, runner: Runner, repetitions: int = 1) -> Less:
+    """Segment a scan both ways in turn."""
+    volume = read_scan(path).volume
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    found: dict[bool, Segmentation] = {}
+    for _ in range(repetitions):
+        for whole in seconds:
+            found[whole] = segment(volume, runner, SegmentOptions(whole_frame=whole))
+            seconds[whole].append(sum(found[whole].seconds[step] for step in ("range", "views", "infer")))
+    less, whole_labels = found[False].labels, found[True].labels
+    scores = evaluate(less, whole_labels).dsc
+    dsc = {less.labels[n]: float(value) for n, value in enumerate(scores, 1) if not np.isnan(value)}
+    name = path.parent.name if path.name == "dicom" else path.name
+    return Less(name, found[False].share, median(seconds[False]) / median(seconds[True]), dsc)
+
+
+def drawn(folder: Path) -> Iterator[Path]:
+    """Draw scans into a folder, those that are not there, and give their DICOM."""
+    for name in SETS:
+        for number in (0, 4, 8):
+            scan = folder / f"{name}-{number}"
+            if not scan.is_dir():
+                write_phantom(make_phantom(list(configurations(name))[number]), scan)
+            yield scan / "dicom"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare, print, and return 1 where a bone changed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scan", nargs="*", type=Path)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--scans", type=Path, help="keep the drawn scans in this folder, or take them there")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(arguments)
+    runner, done = Runner(options.model), []
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in options.scan or drawn(options.scans or Path(temporary)):
+            done.append(compare(path, runner, options.repetitions))
+            worst = min(done[-1].dsc.items(), key=lambda item: item[1], default=("no bone", 1.0))
+            print(
+                f"{done[-1].scan}: {done[-1].share:.2f} of the pixels, {done[-1].time:.2f} of the time,"
+                f" least DSC {worst[1]:.4f} ({worst[0]})",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps([asdict(less) for less in done], indent=1) + "\n")
+    return int(any(value < LEAST_DSC for less in done for value in less.dsc.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

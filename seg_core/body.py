@@ -1,0 +1,124 @@
+"""Where the body is in each stretch of slices, so that a network need not look at air."""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from seg_core.memory_order import Array
+from seg_core.prepare import SlicePlan
+
+FloatArray = npt.NDArray[np.float64]
+Span = tuple[int, int]
+"""First index and one past the last."""
+
+GROUP = 16
+"""Slices that share a view, counted from the first slice of the scan."""
+MARGIN_MM = 64.0
+"""How far the network sees beyond the body; with 24 mm its labels of real scans changed."""
+BLOCK_MM = 8.0
+"""Edge of the blocks whose mean is compared with air: noise is averaged out, a child's ankle is not."""
+AIR = 0.05
+"""What is darker than this share of the way from the darkest to the brightest block is air."""
+DARK, BRIGHT = 2.0, 99.5
+"""Percentiles of all blocks that are taken for the darkest and the brightest."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network sees of a stretch of slices.
+
+    Parameters
+    ----------
+    slices : tuple of int
+        First slice and one past the last, as the network sees them.
+    rows, columns : tuple of int
+        Of the network's grid, in multiples of what it wants; nothing in air.
+    """
+
+    slices: Span
+    rows: Span
+    columns: Span
+
+    @property
+    def empty(self) -> bool:
+        """Whether the slices show air alone."""
+        return self.rows[0] == self.rows[1]
+
+
+def find_views(array: Array, plan: SlicePlan, multiple: int) -> list[View]:
+    """Find the box around the body, with a margin, for each `GROUP` slices.
+
+    The scan alone decides: neither memory nor batch. Means of small blocks are compared with those of air;
+    noise that hides the difference, or ghosts, only make a box larger, up to the whole frame.
+
+    Parameters
+    ----------
+    array : ndarray, (i, j, k)
+        The whole scan as it is stored; left alone.
+    plan : SlicePlan
+        Of this scan and network.
+    multiple : int
+        What the network's rows and columns must be divisible by. Boxes begin and end at multiples of it, so
+        that the network's own coarser grids lie as they do in the whole frame.
+
+    Returns
+    -------
+    list of View
+        In order, all slices among them.
+    """
+    blocks = (_block(plan.spacing_mm[1]), _block(plan.spacing_mm[2]))
+    means = _block_means(plan.oriented(array), blocks)
+    dark, bright = np.percentile(means, (DARK, BRIGHT))
+    reach = plan.channels // 2 * plan.stride
+    views = []
+    for start in range(0, plan.slices, GROUP):
+        stop = min(start + GROUP, plan.slices)
+        seen = means[max(start - reach, 0) : stop + reach].max(axis=0)
+        level = min(float(seen.max()), float(bright))
+        if level - dark <= AIR * (bright - dark):
+            views.append(View((start, stop), (0, 0), (0, 0)))
+            continue
+        body = seen > dark + AIR * (level - dark)
+        boxes = [_box(body.any(axis=1 - axis), blocks[axis], axis, plan, multiple) for axis in (0, 1)]
+        views.append(View((start, stop), boxes[0], boxes[1]))
+    return views
+
+
+def _block(pixel_mm: float) -> int:
+    return max(1, round(BLOCK_MM / pixel_mm))
+
+
+def _box(body: npt.NDArray[np.bool_], block: int, axis: int, plan: SlicePlan, multiple: int) -> Span:
+    """Return the part of one axis of the grid that holds the marked blocks (n,) and the margin."""
+    marked = np.flatnonzero(body)
+    margin = MARGIN_MM / plan.spacing_mm[1 + axis]
+    scale = plan.grid[axis] / plan.frame[axis]
+    first = (marked[0] * block + plan.before[axis] - margin) * scale
+    last = ((marked[-1] + 1) * block + plan.before[axis] + margin) * scale
+    start = max(int(np.floor(first / multiple)), 0) * multiple
+    stop = int(np.ceil(last / multiple)) * multiple
+    return start, min(stop, plan.grid[axis])
+
+
+def _block_means(slices: Array, blocks: tuple[int, int]) -> FloatArray:
+    """Return means (slices, rows, columns) over blocks; those at the end may be smaller."""
+    count, rows, columns = slices.shape
+    shape = -(-rows // blocks[0]), -(-columns // blocks[1])
+    sums = np.zeros((count, *shape))
+    native = slices if slices.dtype.isnative else slices.astype(slices.dtype.newbyteorder("="))
+    _sum_blocks(native, blocks, sums)
+    heights = np.diff(np.minimum(np.arange(shape[0] + 1) * blocks[0], rows))
+    widths = np.diff(np.minimum(np.arange(shape[1] + 1) * blocks[1], columns))
+    sums /= heights[:, None] * widths
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_blocks(slices, blocks, sums):  # type: ignore[no-untyped-def]
+    count, rows, columns = slices.shape
+    for s in range(count):
+        for r in range(rows):
+            for c in range(columns):
+                sums[s, r // blocks[0], c // blocks[1]] += slices[s, r, c]

@@ -1,0 +1,21 @@
+import json
+
+from benchmarks.less_to_compute import main
+from seg_core.nifti import write_volume
+
+
+def test_it_says_what_views_bring_and_that_labels_stay(make_legs, make_spec, make_onnx, tmp_path, capsys):
+    from seg_core.model_spec import Grid
+
+    model = tmp_path / "tiny.onnx"
+    model.write_bytes(make_onnx(make_spec(grid=Grid("size", (64, 64), multiple=8))))
+    write_volume(tmp_path / "legs.nii.gz", make_legs((128, 128, 200), (4.0, 4.0, 5.0))[0])
+    assert (
+        main([str(tmp_path / "legs.nii.gz"), "--model", str(model), "--json", str(tmp_path / "out.json")])
+        == 0
+    )
+    (less,) = json.loads((tmp_path / "out.json").read_text())
+    assert 0 < less["share"] < 0.75
+    assert len(less["dsc"]) == 8
+    assert set(less["dsc"].values()) == {1.0}
+    assert "least DSC 1.0000" in capsys.readouterr().out

@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from seg_core.geometry import Volume
+from seg_core.limb_range import coarse_slices
+from seg_core.model_spec import Grid
+from seg_core.prepare import plan_slices
+from seg_core.runner import Runner
+from seg_core.segment import SegmentOptions, segment
+from seg_core.slice_inference import PROBES, Clock, Input, SliceInference
+
+WINDOW = (0.0, 255.0)
+
+
+class Watched:
+    """A runner that counts slices, and may answer otherwise where it does not see the whole frame."""
+
+    def __init__(self, runner, whole, wrong=False):
+        self.runner, self.spec, self.batch, self.device = runner, runner.spec, runner.batch, runner.device
+        self.whole, self.wrong, self.seen = whole, wrong, 0
+
+    def run(self, images, size, confidence=False):
+        self.seen += len(images)
+        found = self.runner.run(images, size, confidence)
+        if self.wrong and images.shape[2:] != self.whole:
+            return replace(found, labels=np.where(found.labels == 2, 1, found.labels).astype(np.uint8))
+        return found
+
+
+@pytest.fixture(scope="module")
+def runner(make_spec, make_onnx):
+    return Runner(make_onnx(make_spec(grid=Grid("size", (64, 64), multiple=8))), "cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def long_legs(make_legs):
+    """Legs that are small in a large frame."""
+    return make_legs(shape=(128, 128, 200), spacing=(4.0, 4.0, 5.0))
+
+
+def test_labels_are_those_of_the_whole_frame_for_less(long_legs, runner):
+    scan, truth = long_legs
+    less = segment(scan, runner, SegmentOptions(confidence=True))
+    whole = segment(scan, runner, SegmentOptions(confidence=True, whole_frame=True))
+    assert np.array_equal(less.labels.array, whole.labels.array)
+    assert less.labels.array.any()
+    assert less.share < 0.75
+    assert whole.share == 1
+    bone = truth.array > 0
+    assert np.array_equal(less.confidence.array[bone], whole.confidence.array[bone])
+    inside = less.confidence.array[:, :, less.slices[0] : less.slices[1]]
+    assert (inside > 0).all()
+    assert not less.confidence.array[:, :, less.slices[1] :].any()
+
+
+def test_no_slice_is_inferred_twice_but_the_probes(long_legs, runner):
+    scan = long_legs[0]
+    watched = Watched(runner, (64, 64))
+    found = segment(scan, watched)
+    coarse = coarse_slices(plan_slices(scan.geometry, runner.spec))
+    assert 2 * PROBES < len(coarse) < 80
+    assert watched.seen == len({*coarse, *range(*found.slices)}) + PROBES
+
+
+def test_where_views_would_change_labels_the_whole_frame_is_seen(long_legs, runner):
+    scan = long_legs[0]
+    watched = Watched(runner, (64, 64), wrong=True)
+    found = segment(scan, watched)
+    expected = segment(scan, runner, SegmentOptions(whole_frame=True))
+    assert np.array_equal(found.labels.array, expected.labels.array)
+    assert found.share > 1  # the probes were seen twice
+
+
+def test_a_short_scan_is_seen_whole(legs, runner):
+    scan = Volume(legs[0].array[:, :, :20], legs[0].geometry.window((0, 0, 0), (64, 64, 20)))
+    assert segment(scan, runner).share == 1
+
+
+def test_what_lies_beyond_the_range_is_erased(long_legs, runner):
+    scan = long_legs[0]
+    plan = plan_slices(scan.geometry, runner.spec)
+    slices = SliceInference(Input(scan.array, plan, WINDOW), runner, True, Clock())
+    slices.whole(np.arange(0, 200, 9))
+    parts = list(slices.run((30, 50)))
+    assert parts == [(30, 32), (32, 48), (48, 50)]
+    for array in (slices.classes, slices.confidence):
+        assert array[:, :, 30:50].any()
+        assert not array[:, :, :30].any()
+        assert not array[:, :, 50:].any()
