@@ -11,6 +11,23 @@ from cli.console import debug_option, json_option, print_json
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="For int8 and fp16 RUN is a model file, whose twin is written: it computes faster on CPUs, on CUDA. "
+    "`lls segment` takes NAME.int8.onnx beside NAME.onnx where their labels agree.",
+)
+@click.option(
+    "--scan",
+    "scans",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Of --precision, may be repeated: a scan on which the twin is calibrated and compared; by default "
+    "--slices, or four that are drawn.",
+)
+@click.option("--keep", multiple=True, metavar="NAME", help="Of --precision: nodes that stay in fp32.")
+@click.option(
     "--from-nnunet",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
@@ -46,6 +63,9 @@ from cli.console import debug_option, json_option, print_json
 @debug_option
 def export(run: Path | None, from_nnunet: Path | None, output: Path, as_json: bool, **flags: Any) -> None:
     """Write the best network of the training in RUN as a model file for `lls segment --model`."""
+    if flags["precision"] != "fp32":
+        _export_twin(run, output, as_json, flags)
+        return
     from exporters.options import ExportOptions
     from exporters.run import RunExport, export_run
     from seg_core.errors import MissingPackageError, UsageError
@@ -68,3 +88,27 @@ def export(run: Path | None, from_nnunet: Path | None, output: Path, as_json: bo
         return
     click.echo(f"{done.path}  (sha256 {done.sha256})")
     click.echo(f"compared: logits differ by {done.parity.logits:.1g}, labels of {done.parity.labels:.2%}")
+
+
+def _export_twin(model: Path | None, output: Path, as_json: bool, flags: dict[str, Any]) -> None:
+    """Write a model file's twin in fewer bits."""
+    from exporters.quantize import SLICES, TwinExport, drawn_scans, export_twin, scan_slices
+    from exporters.run import validation_slices
+    from seg_core.errors import UsageError
+    from seg_core.runner import Runner
+    from seg_core.scan import read_scan
+
+    if model is None or model.suffix != ".onnx":
+        raise UsageError(f"--precision {flags['precision']} of {model}", "a model file, .onnx")
+    spec = Runner(model, "cpu", precision="fp32").spec
+    if flags["slices"] is not None:
+        slices = list(validation_slices(flags["slices"], spec, 4 * SLICES)[0][:, None])
+    else:
+        volumes = (read_scan(path).volume for path in flags["scans"]) if flags["scans"] else drawn_scans()
+        slices = list(scan_slices(volumes, spec, SLICES))
+    done = export_twin(model, output, slices, TwinExport(flags["precision"], flags["keep"]))
+    if as_json:
+        print_json({"file": str(done.path), "sha256": done.sha256, "agreement": done.agreement})
+        return
+    click.echo(f"{done.path}  (sha256 {done.sha256})")
+    click.echo("agrees with fp32, DSC: " + ", ".join(f"{k} {v:.4f}" for k, v in done.agreement.items()))

@@ -204,7 +204,7 @@ def _facts(
             "classes": runner.spec.classes,
             "provenance": runner.spec.provenance,
         },
-        device={"asked": settings.device, "used": runner.device},
+        device={"asked": settings.device, "used": runner.device, "precision": runner.precision},
         steps=steps,
         sides=asdict(found.sides) if found.sides else {"kind": "none", "detail": "a network without sides"},
         bones=found.bones,

@@ -32,6 +32,13 @@ Outcome = tuple["Result | None", "Exception | None"]
     help="Where the network runs.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="In what it computes: auto takes the fastest whose labels agree with fp32, as `lls doctor` says.",
+)
+@click.option(
     "--side",
     type=click.Choice(["both", "right", "left"]),
     default="both",
@@ -94,7 +101,7 @@ def segment(
     runner, settings = _open(flags)
     if not flags["quiet"]:
         taken = " (taken by auto)" if flags["device"] == "auto" else ""
-        click.echo(f"model {runner.spec.name} on {runner.device}{taken}", err=True)
+        click.echo(f"model {runner.spec.name} on {runner.device}{taken} in {runner.precision}", err=True)
     outcomes: list[Outcome] = []
     for path, name in zip(paths, names, strict=True):
         outcomes.append(_attempt(path, name, runner, settings, flags))
@@ -111,7 +118,7 @@ def _open(flags: dict[str, Any]) -> tuple["Runner", "Settings"]:
     from seg_core.runner import Runner
     from seg_core.segment import SegmentOptions
 
-    runner = Runner(flags["model"], flags["device"])
+    runner = Runner(flags["model"], flags["device"], precision=flags["precision"])
     options = SegmentOptions(
         side=flags["side"],
         hip_slice=flags["hip_slice"],

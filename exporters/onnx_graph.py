@@ -85,6 +85,11 @@ def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelPr
     if METADATA_KEY not in known:
         raise ModelError("an ONNX file without a description of lls", fix="export it with lls")
     spec = replace(ModelSpec.from_json(known[METADATA_KEY]), temperature=temperature)
+    return finish(strip_labels(model), spec)
+
+
+def strip_labels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model file without what `finish` added: the bare graph, and the description."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     graph = bare.graph
@@ -92,7 +97,7 @@ def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelPr
         kept = [item for item in items if not _ours(item.name)]
         del items[:]
         items.extend(kept)
-    return finish(bare, spec)
+    return bare
 
 
 def _ours(name: str) -> bool:

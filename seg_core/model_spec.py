@@ -89,6 +89,28 @@ class Denoise:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """Says that a file computes another one's labels in fewer bits, and how well.
+
+    Parameters
+    ----------
+    precision : {"fp16", "int8"}
+        In what it computes.
+    of : str
+        sha256 of the file in float32.
+    agreement : mapping of str to float
+        DSC of each class against that file, over the slices on which they were compared.
+    slices : int
+        How many these were.
+    """
+
+    precision: Literal["fp16", "int8"]
+    of: str
+    agreement: Mapping[str, float]
+    slices: int
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Everything that the runner must know about a network.
 
@@ -130,6 +152,8 @@ class ModelSpec:
         Share of a patch that the next one covers again, at least.
     limb_range : bool
         Whether only slices that show the limb are kept (`seg_core.limb_range`).
+    twin : Twin, optional
+        Of a file that computes in fewer bits.
     format_version : int
         Of this description.
     """
@@ -150,6 +174,7 @@ class ModelSpec:
     patch: tuple[int, int, int] | None = None
     overlap: float = 0.5
     limb_range: bool = True
+    twin: Twin | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -188,6 +213,8 @@ class ModelSpec:
             raw["denoise"] = Denoise(**raw["denoise"])
             if raw.get("patch") is not None:
                 raw["patch"] = tuple(raw["patch"])
+            if raw.get("twin") is not None:
+                raw["twin"] = Twin(**raw["twin"])
             return cls(**raw)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
+from seg_core.precision import FASTEST, STALE, Precision, check_precision, twin_path, why_not
 
 Device = Literal["auto", "cpu", "cuda", "openvino"]
 Float32Array = npt.NDArray[np.float32]
@@ -55,6 +57,9 @@ class Runner:
         Where to compute; ``auto`` takes the best that the installed runtime offers and can start.
     threads : int, optional
         Of the runtime on a CPU; its own choice by default.
+    precision : {"auto", "fp32", "fp16", "int8"}
+        In what to compute: ``auto`` takes the file's twin in what the device computes fastest, where one lies
+        beside it (``<name>.int8.onnx``) whose labels agree; else the file itself (`seg_core.precision`).
 
     Attributes
     ----------
@@ -63,7 +68,11 @@ class Runner:
     device : str
         Where it runs: ``cpu``, ``cuda`` or ``openvino``.
     fingerprint : str
-        sha256 of the file.
+        sha256 of the file that runs: the twin's where it was taken.
+    precision : str
+        ``fp32``, ``fp16`` or ``int8``.
+    why : str
+        Why it is that one.
     batch : int
         Slices or patches a call of the runtime. Always as many, the last ones padded, so that results do not
         depend on how many a caller gives.
@@ -79,19 +88,56 @@ class Runner:
     """
 
     def __init__(
-        self, model: Path | str | bytes, device: Device = "auto", threads: int | None = None
+        self,
+        model: Path | str | bytes,
+        device: Device = "auto",
+        threads: int | None = None,
+        precision: Precision = "auto",
     ) -> None:
         if device != "auto" and device not in _PROVIDERS:
             raise UsageError(f"device {device!r}", f"auto, {', '.join(_PROVIDERS)}")
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads", "1 or more")
+        check_precision(precision)
         runtime = _import_runtime()
+        self._open = partial(_open, runtime, device=device, threads=threads)
         self.name, data = _read(model)
         self.fingerprint = hashlib.sha256(data).hexdigest()
-        self._session, self.device = _open(runtime, data, device, threads, self.name)
-        self.spec = _read_spec(self._session, self.name)
+        self.precision, self.why = "fp32", "that was asked for"
+        first = next(iter(_wanted(device, runtime.get_available_providers())), "cpu")
+        wanted = FASTEST[first] if precision == "auto" else precision
+        path = None if isinstance(model, bytes) else default_model() if model == "default" else Path(model)
+        if precision == "fp32" or not self._take_twin(path, wanted, precision == "auto"):
+            self._session, self.device = self._open(data, name=self.name)
+            self.spec = _read_spec(self._session, self.name)
+            if self.spec.twin is not None:
+                self.precision, self.why = self.spec.twin.precision, "the file itself is in that"
         self.batch = _BATCH[self.device] if self.spec.patch is None else 1
         _check_graph(self._session, self.spec, self.name)
+
+    def _take_twin(self, path: Path | None, precision: str, auto: bool) -> bool:
+        """Open the twin of a file in place of it; whether it was taken."""
+        twin = twin_path(path, precision) if path else None
+        if twin is None or not twin.is_file():
+            self.why = f"there is no {precision} twin beside the file"
+            if auto:
+                return False
+            raise ModelError(
+                f"{self.name}: {self.why}", fix=f"lls export {self.name} --precision {precision}, or fp32"
+            )
+        name, data = _read(twin)
+        session, device = self._open(data, name=name)
+        spec = _read_spec(session, name)
+        reason = why_not(spec, self.fingerprint)
+        if auto and (reason or FASTEST[device] != precision):
+            self.why = f"{name} was left alone: {reason or f'not for {device}'}"
+            return False
+        if reason == STALE:
+            raise ModelError(f"{name}: {reason}", f"a twin of {self.name}", "make it again with lls export")
+        self.why = "the fastest here whose labels agree" if auto else "that was asked for"
+        self._session, self.device, self.spec = session, device, spec
+        self.name, self.fingerprint, self.precision = name, hashlib.sha256(data).hexdigest(), precision
+        return True
 
     def run(self, images: Float32Array, size: tuple[int, int], confidence: bool = False) -> Inference:
         """Find the class of each pixel.
@@ -228,13 +274,17 @@ def _import_runtime() -> Any:
     return onnxruntime
 
 
+def _wanted(device: str, offered: list[str]) -> list[str]:
+    """Return the devices to try, the best first."""
+    if device != "auto":
+        return [device]
+    return [d for d in ("cuda", "openvino", "cpu") if _PROVIDERS[d] in offered]
+
+
 def _open(runtime: Any, data: bytes, device: str, threads: int | None, name: str) -> tuple[Any, str]:
     """Start a session; return it with the device that it runs on."""
     offered = runtime.get_available_providers()
-    wanted = (
-        [device] if device != "auto" else [d for d in ("cuda", "openvino", "cpu") if _PROVIDERS[d] in offered]
-    )
-    for candidate in wanted:
+    for candidate in _wanted(device, offered):
         provider = _PROVIDERS[candidate]
         if provider not in offered:
             raise DeviceError(

@@ -1,0 +1,247 @@
+"""A model file's twin in fewer bits: 8-bit integers for CPUs, 16-bit floats for CUDA.
+
+Integers: static; weights have a scale an output channel (signed), activations one a tensor (unsigned: what
+processors with VNNI multiply at once), from their least and greatest values on calibration slices. First the
+graph is rewritten (`exporters.rewrite`); at last pixels are moved as bytes.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from exporters.onnx_graph import INPUT, finish, strip_labels, write
+from exporters.rewrite import Graph, moves, rewrite, unpack_weights
+from seg_core.errors import ModelError, UsageError
+from seg_core.geometry import Volume
+from seg_core.intensity import normalised_input
+from seg_core.model_spec import ModelSpec, Twin
+from seg_core.prepare import plan_slices, prepare_slices
+from seg_core.runner import Runner
+
+Float32Array = npt.NDArray[np.float32]
+
+COMPUTED = ("Conv", "Relu", "Add", "MaxPool", "Concat")
+"""What is computed in integers."""
+LEAST_SLICES, SLICES = 8, 24
+"""Of all scans together, and of each."""
+SEED = 700_000
+"""Of the first drawn scan; no training and no benchmark draws from here on."""
+
+
+@dataclass(frozen=True)
+class TwinExport:
+    """How to make a twin.
+
+    Parameters
+    ----------
+    precision : {"int8", "fp16"}
+        In what it computes.
+    keep : sequence of str
+        Begin of the names of nodes that stay in float32, for a network whose labels suffer.
+    """
+
+    precision: Literal["int8", "fp16"] = "int8"
+    keep: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ExportedTwin:
+    """What was written: the file, its sha256, and the DSC of each class against the file in float32."""
+
+    path: Path
+    sha256: str
+    agreement: Mapping[str, float]
+
+
+def scan_slices(volumes: Iterable[Volume], spec: ModelSpec, count: int) -> Iterator[Float32Array]:
+    """Prepare evenly spread slices of scans, as the runner does.
+
+    Parameters
+    ----------
+    volumes : iterable of Volume
+        One is in memory at a time.
+    spec : ModelSpec
+        Of the network.
+    count : int
+        Slices a scan; all where there are fewer.
+
+    Yields
+    ------
+    ndarray of float32, (1, channels, rows, columns)
+        Rows and columns may be others for each scan.
+    """
+    for volume in volumes:
+        plan = plan_slices(volume.geometry, spec)
+        array, window = normalised_input(volume.array, spec.normalisation)
+        slices = np.unique(np.linspace(0, plan.slices - 1, min(count, plan.slices)).round().astype(np.int64))
+        for number in slices:
+            yield prepare_slices(array, plan, window, number[None])
+
+
+def drawn_scans(count: int = 4) -> Iterator[Volume]:
+    """Draw scans of people whom no training and no benchmark draws.
+
+    Raises
+    ------
+    MissingPackageError
+        If the shape model is not installed (the extra ``phantom``).
+    """
+    from trainers.phantom import make_phantom
+    from trainers.synthetic import draw_phantom_config
+
+    for seed in range(SEED, SEED + count):
+        yield make_phantom(draw_phantom_config(seed)).volume
+
+
+def export_twin(
+    source: Path, path: Path, slices: Sequence[Float32Array], request: TwinExport | None = None
+) -> ExportedTwin:
+    """Write a model file's twin, with its agreement in the description.
+
+    Every second slice calibrates, the others are compared: labels on the network's own pixels.
+
+    Parameters
+    ----------
+    source : Path
+        A model file of a network of slices, in float32 (its weights may be stored in 16 bits).
+    path : Path
+        The file; replaced if it is there. The runner looks for ``<name>.int8.onnx`` beside ``<name>.onnx``.
+    slices : sequence of ndarray of float32, each (1, channels, rows, columns)
+        Prepared as the network wants them; eight or more.
+    request : TwinExport, optional
+
+    Raises
+    ------
+    UsageError
+        If the slices are too few.
+    ModelError
+        If the source is no model file, one of patches or a twin itself, or cannot be rewritten.
+    OutputError
+        If the file cannot be written.
+    """
+    request = request or TwinExport()
+    if len(slices) < LEAST_SLICES:
+        raise UsageError(f"{len(slices)} slices", f"{LEAST_SLICES} or more to calibrate on")
+    runner = Runner(source, "cpu", precision="fp32")
+    spec = runner.spec
+    if spec.patch is not None or spec.twin is not None or spec.layout != "NCHW":
+        raise ModelError(f"{source.name}: a network of patches, channels last or a twin", "one of slices")
+    model = onnx.load_from_string(source.read_bytes())
+    make = _in_integers if request.precision == "int8" else _in_halves
+    bare = make(model, spec, slices[::2], request.keep)
+    compared = slices[1::2]
+    agreement = _agreement(runner, finish(bare, spec).SerializeToString(), compared)
+    twin = Twin(request.precision, runner.fingerprint, agreement, len(compared))
+    return ExportedTwin(path, write(finish(bare, replace(spec, twin=twin)), path), agreement)
+
+
+def _agreement(runner: Runner, twin: bytes, slices: Sequence[Float32Array]) -> dict[str, float]:
+    """Return the DSC of each class between two files, over all slices; 1 where neither has it."""
+    other = Runner(twin, "cpu")
+    names = runner.spec.classes
+    common, both = np.zeros(len(names) + 1), np.zeros(len(names) + 1)
+    for image in slices:
+        size = image.shape[2], image.shape[3]
+        pair = [one.run(image, size).labels.ravel() for one in (runner, other)]
+        common += np.bincount(pair[0][pair[0] == pair[1]], minlength=len(names) + 1)
+        both += sum(np.bincount(labels, minlength=len(names) + 1) for labels in pair)
+    dsc = np.where(both > 0, 2 * common / np.maximum(both, 1), 1.0)
+    return {name: round(float(value), 5) for name, value in zip(names, dsc[1:], strict=True)}
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Gives the runtime's quantiser one slice after the other."""
+
+    def __init__(self, slices: Sequence[Float32Array]) -> None:
+        self._slices = iter(slices)
+
+    def get_next(self) -> dict[str, Float32Array] | None:
+        image = next(self._slices, None)
+        return None if image is None else {INPUT: image}
+
+
+def _in_integers(
+    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], keep: Sequence[str]
+) -> onnx.ModelProto:
+    """Return the bare graph in integers."""
+    bare = rewrite(model, spec)
+    del bare.metadata_props[:]
+    # Says that the graph needs no preparation, about which a warning is printed otherwise.
+    bare.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    left = [node.name for node in bare.graph.node if moves(node) or node.name.startswith(tuple(keep))]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quantised.onnx"
+        quantize_static(
+            bare,
+            path,
+            _Reader(slices),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(COMPUTED),
+            nodes_to_exclude=left,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        result = onnx.load_from_string(path.read_bytes())
+    _move_bytes(result)
+    return result
+
+
+def _move_bytes(model: onnx.ModelProto) -> None:
+    """Move pixels before they become floats again, and quantise what was moved no second time."""
+    graph = Graph(model.graph)
+    ends = {output.name for output in model.graph.output}
+    scales: dict[str, Sequence[str]] = {}  # of moved tensors: scale and zero point
+    for node in list(graph.nodes):
+        if not moves(node) or ends & set(node.output):
+            continue
+        for n, name in enumerate(node.input):
+            maker = graph.maker(name)
+            if maker is not None and maker.op_type == "DequantizeLinear" and name not in graph.constants:
+                node.input[n] = maker.input[0]
+                scales[maker.input[0]] = maker.input[1:]
+        if node.op_type != "Shape" and node.input[0] in scales:
+            scales |= dict.fromkeys(node.output, scales[node.input[0]])
+    for node in list(graph.nodes):
+        if not (moves(node) and node.output[0] in scales):
+            continue
+        for taker in graph.takers(node.output[0]):
+            if taker.op_type == "QuantizeLinear":
+                for back in graph.takers(taker.output[0]):
+                    back.input[:] = [node.output[0], *scales[node.output[0]]]
+            elif not moves(taker) and taker.op_type != "DequantizeLinear":
+                back = graph.node("DequantizeLinear", node.output[0], *scales[node.output[0]])
+                graph.nodes.insert(graph.nodes.index(taker), back)
+                taker.input[list(taker.input).index(node.output[0])] = back.output[0]
+    graph.written()
+
+
+def _in_halves(
+    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], keep: Sequence[str]
+) -> onnx.ModelProto:
+    """Return the bare graph in 16-bit floats, with inputs and outputs in 32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    bare = strip_labels(model)
+    graph = Graph(bare.graph)
+    unpack_weights(graph)
+    graph.written()
+    names = [node.name for node in bare.graph.node if keep and node.name.startswith(tuple(keep))]
+    halves = OnnxModel(convert_float_to_float16(bare, keep_io_types=True, node_block_list=names))
+    halves.topological_sort()
+    return halves.model

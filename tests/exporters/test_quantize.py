@@ -1,0 +1,170 @@
+import hashlib
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+
+from cli.export import export as export_command
+from exporters.quantize import TwinExport, export_twin, scan_slices
+from seg_core import precision
+from seg_core.errors import ModelError, UsageError
+from seg_core.model_spec import METADATA_KEY, ModelSpec, Twin
+from seg_core.nifti import write_volume
+from seg_core.precision import STALE, why_not
+from seg_core.runner import Runner
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small_unet import small_spec, small_unet
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    path.write_bytes(small_unet(small_spec()).SerializeToString(deterministic=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def slices(make_legs):
+    return list(scan_slices([make_legs()[0]], small_spec(), 16))
+
+
+@pytest.fixture(scope="module")
+def twin(source, slices):
+    return export_twin(source, source.with_name("small.int8.onnx"), slices)
+
+
+def test_the_twin_agrees_and_says_of_which_file_it_is(source, slices, twin):
+    runner = Runner(twin.path, "cpu")
+    assert runner.spec.twin == Twin(
+        "int8", hashlib.sha256(source.read_bytes()).hexdigest(), twin.agreement, 8
+    )
+    assert replace(runner.spec, twin=None) == small_spec()
+    assert (runner.precision, runner.fingerprint) == ("int8", twin.sha256)
+    assert set(twin.agreement) == set(runner.spec.classes)
+    expected = Runner(source, "cpu", precision="fp32")
+    x = np.concatenate(slices)
+    assert np.mean(runner.run(x, (64, 64)).labels == expected.run(x, (64, 64)).labels) > 0.95
+    logits = expected.logits(x)
+    assert np.abs(runner.logits(x) - logits).mean() < 0.05 * np.abs(logits).max()
+
+
+def test_any_number_of_slices_of_any_size(twin):
+    runner = Runner(twin.path, "cpu")
+    x = np.random.default_rng(0).random((3, 3, 24, 40), dtype=np.float32)
+    whole = runner.run(x, (24, 40)).labels
+    assert np.array_equal(whole, np.concatenate([runner.run(one[None], (24, 40)).labels for one in x]))
+
+
+def test_the_runtime_computes_in_integers_and_moves_bytes(twin, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(twin.path), options, providers=["CPUExecutionProvider"])
+    counts = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert counts["QLinearConv"] == 7
+    assert counts["Conv"] + counts["FusedConv"] + counts["NchwcConv"] == 0
+    assert counts["QLinearAdd"] == 2
+    assert counts["QuantizeLinear"] == 1
+    assert counts["QLinearConcat"] == 0
+
+
+def test_nodes_that_shall_stay_in_float32_do(source, slices, tmp_path):
+    made = export_twin(source, tmp_path / "t.onnx", slices, TwinExport(keep=("node_logits",)))
+    nodes = [n for n in onnx.load(made.path).graph.node if n.name == "node_logits"]
+    weights = {tensor.name for tensor in onnx.load(made.path).graph.initializer}
+    assert [node.input[1] in weights for node in nodes] == [True]
+
+
+def test_halves(source, slices, tmp_path):
+    made = export_twin(source, tmp_path / "small.fp16.onnx", slices, TwinExport("fp16"))
+    assert Runner(made.path, "cpu").precision == "fp16"
+    assert min(made.agreement.values()) > 0.99
+    types = {t.data_type for t in onnx.load(made.path).graph.initializer if len(t.dims) == 4}
+    assert types == {onnx.TensorProto.FLOAT16}
+
+
+def test_what_cannot_become_a_twin_is_refused(source, slices, twin, make_spec, make_onnx, tmp_path):
+    with pytest.raises(UsageError, match="3 slices"):
+        export_twin(source, tmp_path / "t.onnx", slices[:3])
+    with pytest.raises(ModelError, match="a twin"):
+        export_twin(twin.path, tmp_path / "t.onnx", slices)
+    (tmp_path / "patches.onnx").write_bytes(make_onnx(make_spec(patch=(8, 16, 16))))
+    with pytest.raises(ModelError, match="patches"):
+        export_twin(tmp_path / "patches.onnx", tmp_path / "t.onnx", slices)
+    assert not (tmp_path / "t.onnx").exists()
+
+
+def test_from_the_command_line(source, make_legs, tmp_path):
+    write_volume(tmp_path / "legs.nii.gz", make_legs()[0])
+    out = tmp_path / "small.int8.onnx"
+    arguments = [str(source), "-o", str(out), "--precision", "int8", "--scan", str(tmp_path / "legs.nii.gz")]
+    done = CliRunner().invoke(export_command, [*arguments, "--json"], catch_exceptions=False)
+    written = json.loads(done.stdout)
+    assert written["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    known = {e.key: e.value for e in onnx.load(out).metadata_props}
+    assert ModelSpec.from_json(known[METADATA_KEY]).twin.agreement == written["agreement"]
+
+
+class TestWhichIsTaken:
+    """`auto` and what is asked for."""
+
+    @pytest.fixture
+    def folder(self, source, twin, tmp_path):
+        (tmp_path / "small.onnx").write_bytes(source.read_bytes())
+        return tmp_path
+
+    @pytest.fixture
+    def place(self, folder, twin, monkeypatch):
+        """Puts a twin with another agreement, or of another file, beside the file."""
+        monkeypatch.setattr(precision, "multiplies_bytes", lambda: True)
+
+        def put(**changes):
+            model = onnx.load(twin.path)
+            spec = ModelSpec.from_json(model.metadata_props[0].value)
+            facts = {"agreement": dict.fromkeys(spec.classes, 0.999)} | changes
+            model.metadata_props[0].value = replace(spec, twin=replace(spec.twin, **facts)).to_json()
+            onnx.save(model, folder / "small.int8.onnx")
+            return folder / "small.onnx"
+
+        return put
+
+    def test_auto_takes_a_twin_that_agrees(self, place):
+        runner = Runner(place(), "cpu")
+        assert (runner.precision, runner.name) == ("int8", "small.int8.onnx")
+        assert Runner(place(), "cpu", precision="fp32").precision == "fp32"
+
+    def test_auto_leaves_one_that_does_not(self, place):
+        runner = Runner(place(agreement={"tibia": 0.9949, "femur": 1.0}), "cpu")
+        assert runner.precision == "fp32"
+        assert "0.9949 of tibia" in runner.why
+        assert Runner(place(agreement={"tibia": 0.9}), "cpu", precision="int8").precision == "int8"
+
+    def test_a_twin_of_another_file_is_left_alone_or_refused(self, place):
+        assert STALE in Runner(place(of="0" * 64), "cpu").why
+        with pytest.raises(ModelError, match="another file"):
+            Runner(place(of="0" * 64), "cpu", precision="int8")
+
+    def test_without_instructions_for_bytes(self, place, monkeypatch):
+        monkeypatch.setattr(precision, "multiplies_bytes", lambda: False)
+        runner = Runner(place(), "cpu")
+        assert runner.precision == "fp32"
+        assert "instructions" in runner.why
+
+    def test_without_a_twin(self, folder):
+        assert Runner(folder / "small.onnx", "cpu").precision == "fp32"
+        for name in ("int8", "fp16"):
+            with pytest.raises(ModelError, match=f"no {name} twin"):
+                Runner(folder / "small.onnx", "cpu", precision=name)
+        with pytest.raises(UsageError, match="precision"):
+            Runner(folder / "small.onnx", "cpu", precision="int4")
+
+    def test_a_file_without_a_twin_of_its_own_is_stale(self):
+        assert why_not(small_spec(), "") == STALE
