@@ -18,6 +18,7 @@ COMMANDS = {
     "segment": ("cli.segment:segment", "Find the bones in scans: labels, meshes, numbers, a picture."),
     "inspect": ("cli.inspect:inspect", "Show which series a scan holds, and which would be taken."),
     "convert": ("cli.convert:convert", "Write a scan, as it was read, as NIfTI."),
+    "doctor": ("cli.doctor:doctor", "Say where and in what a network would run here, and why."),
     "info": ("cli.info:info", "Show a model's description."),
     "evaluate": ("cli.evaluate:evaluate", "Compare label maps with the truth: DSC and volume error."),
     "phantom": ("cli.phantom:phantom", "Make a synthetic scan of the legs with its true labels."),

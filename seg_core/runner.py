@@ -1,6 +1,9 @@
 """Runs any network from its ONNX file and the description inside it."""
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -13,6 +16,7 @@ import numpy.typing as npt
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
 from seg_core.precision import FASTEST, STALE, Precision, check_precision, twin_path, why_not
+from seg_core.upsample import greatest_classes
 
 Device = Literal["auto", "cpu", "cuda", "openvino"]
 Float32Array = npt.NDArray[np.float32]
@@ -160,13 +164,21 @@ class Runner:
         """
         if self.spec.patch is not None:
             raise UsageError(f"labels of slices from {self.spec.name}", "logits of patches")
-        outputs = ["labels", "confidence"] if confidence else ["labels"]
-        parts = self._run(outputs, images, size)
-        shape = (len(images), *size)
-        labels = np.concatenate(parts[0]) if parts[0] else np.empty(shape, np.uint8)
-        if not confidence:
-            return Inference(labels, None)
-        return Inference(labels, np.concatenate(parts[1]) if parts[1] else np.empty(shape, np.uint8))
+        if self.device == "cuda":  # computes the whole graph sooner than it hands logits over
+            outputs = ["labels", "confidence"] if confidence else ["labels"]
+            parts = self._run(outputs, images, size)
+            found = [np.concatenate(p) if p else np.empty((0, *size), np.uint8) for p in (*parts, [])]
+            return Inference(found[0], found[1] if confidence else None)
+        done: list[Future[tuple[Uint8Array, Uint8Array | None]]] = []
+        with ThreadPoolExecutor(1) as pool:  # while the next batch is inferred
+            for (logits,) in self._blocks(["logits"], images, (1, 1)):
+                first = self._channels_first(logits)
+                done.append(pool.submit(greatest_classes, first, size, self.spec.temperature, confidence))
+        empty = np.empty((0, *size), np.uint8)
+        pairs = [future.result() for future in done]
+        labels = np.concatenate([empty, *(pair[0] for pair in pairs)])
+        sure = [pair[1] for pair in pairs if pair[1] is not None]
+        return Inference(labels, np.concatenate([empty, *sure]) if confidence else None)
 
     def logits(self, images: Float32Array) -> Float32Array:
         """Return the network's own output, float32 (n, classes + 1, *space), on the images' grid.
@@ -182,14 +194,22 @@ class Runner:
         parts = self._run(["logits"], images, (1, 1))[0]
         if not parts:
             return np.empty((0, len(self.spec.classes) + 1, *images.shape[2:]), np.float32)
-        logits = np.concatenate(parts)
+        return self._channels_first(np.concatenate(parts))
+
+    def _channels_first(self, logits: Float32Array) -> Float32Array:
         return logits if self.spec.layout == "NCHW" else np.ascontiguousarray(np.moveaxis(logits, 3, 1))
 
     def _run(self, outputs: list[str], images: Float32Array, size: tuple[int, int]) -> list[list[Any]]:
+        parts = [list(part) for part in zip(*self._blocks(outputs, images, size), strict=True)]
+        return parts or [[] for _ in outputs]
+
+    def _blocks(
+        self, outputs: list[str], images: Float32Array, size: tuple[int, int]
+    ) -> Iterator[list[npt.NDArray[Any]]]:
+        """Give the outputs batch by batch."""
         self._check_images(images, size)
         if self.spec.layout == "NHWC":
             images = np.ascontiguousarray(np.moveaxis(images, 1, 3))
-        parts: list[list[Any]] = [[] for _ in outputs]
         for start in range(0, len(images), self.batch):
             block = images[start : start + self.batch]
             count = len(block)
@@ -204,9 +224,7 @@ class Runner:
                 found = self._session.run(outputs, feed)
             except Exception as error:  # the runtime's errors share no base class of its own
                 raise ModelError(f"{self.name}: the network failed on {block.shape}: {error}") from error
-            for part, array in zip(parts, found, strict=True):
-                part.append(array[:count])
-        return parts
+            yield [array[:count] for array in found]
 
     def _check_images(self, images: Float32Array, size: tuple[int, int]) -> None:
         patch, axes = self.spec.patch, 4 if self.spec.patch is None else 5
@@ -249,15 +267,29 @@ def _read(model: Path | str | bytes) -> tuple[str, bytes]:
         raise ModelError(f"{path} cannot be read: {error.strerror}", "an ONNX file") from error
 
 
+def installed_runtimes() -> dict[str, str]:
+    """Return the packages of ONNX Runtime that are installed, with their versions: one, if all is well."""
+    found = {}
+    for name in _RUNTIMES.values():
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.distribution(name).version
+    return found
+
+
+def offered_devices() -> list[str]:
+    """Return the devices that the installed ONNX Runtime offers, the best first; they may not start.
+
+    Raises
+    ------
+    MissingPackageError
+        If no ONNX Runtime is installed, or two that overwrite each other.
+    """
+    return _wanted("auto", _import_runtime().get_available_providers())
+
+
 def _import_runtime() -> Any:
     """Import ONNX Runtime after looking whether several of its packages lie in one folder."""
-    installed = []
-    for name in _RUNTIMES.values():
-        try:
-            metadata.distribution(name)
-            installed.append(name)
-        except metadata.PackageNotFoundError:
-            continue
+    installed = list(installed_runtimes())
     if len(installed) > 1:
         raise MissingPackageError(
             f"{' and '.join(installed)} are installed into the same folder and overwrite each other",

@@ -1,6 +1,7 @@
 import hashlib
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -186,7 +187,7 @@ def test_a_provider_that_falls_back_silently_is_an_error(band_model, monkeypatch
 
 
 def test_two_runtimes_in_one_folder_are_named(band_model, monkeypatch):
-    monkeypatch.setattr(metadata, "distribution", lambda name: name)
+    monkeypatch.setattr(metadata, "distribution", lambda name: SimpleNamespace(version="1"))
     with pytest.raises(MissingPackageError, match="pip uninstall onnxruntime onnxruntime-gpu"):
         Runner(band_model())
 
