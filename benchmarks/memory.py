@@ -3,7 +3,7 @@
     python -m benchmarks.memory --model MODEL
 
 The scan is synthetic (``lls phantom``). Scan and segmentation are made by processes of their own, so that
-only the segmentation is measured; more than 2 GB is a failure. ``--scan`` keeps the scan for another run,
+only the segmentation is measured; more than 1.2 GB is a failure. ``--scan`` keeps the scan for another run,
 ``--slices`` makes a shorter one. Linux and macOS only.
 """
 
@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-LIMIT_GB = 2.0
+LIMIT_GB = 1.2
 
 
 # A process's peak begins with that of the one that started it, so a small one stands between.

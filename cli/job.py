@@ -119,11 +119,9 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
     ):  # which series and why stands in the scan's facts: a UID would lead to the patient
         scan = read_scan(path, settings.series)
     with clock.step("segment", side=settings.options.side, laterality=scan.laterality):
-        options = replace(settings.options, confidence=True, laterality=scan.laterality)
+        options = replace(settings.options, laterality=scan.laterality)
         found = segment(scan.volume, runner, options, progress)
     clock.steps += _inner_steps(runner, settings.options, found)
-    if not settings.options.confidence:
-        found = replace(found, confidence=None)  # a volume less in memory
     with staged_output(settings.target, name, settings.overwrite) as stage:
         subtitle = f"model {runner.spec.name}, for research use"
         checks = _write_files(stage, (name, subtitle), (scan.volume, found), settings, clock)
@@ -161,7 +159,7 @@ def _write_files(
     with clock.step("write"):
         write_labels(stage / f"{name}_dseg.nii.gz", found.labels)
         write_label_table(stage / f"{name}_dseg.json", found.labels.labels)
-        if settings.options.confidence and found.confidence is not None:
+        if found.confidence is not None:
             write_volume(stage / f"{name}_confidence.nii.gz", found.confidence)
         write_statistics(stage / f"{name}_statistics.csv", found.bones)
     with clock.step("mesh", space=settings.mesh_space):

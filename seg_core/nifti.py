@@ -122,6 +122,44 @@ def read_labels(path: str | Path, labels: Mapping[int, str] | None = None) -> La
     return LabelMap(values, Geometry(values.shape, affine), dict(labels))
 
 
+def label_slabs(path: str | Path) -> tuple[Geometry, Iterator[npt.NDArray[np.uint8]]]:
+    """Read a label map as `write_labels` writes it, slab by slab along k, so that no volume is made.
+
+    Returns
+    -------
+    geometry : Geometry
+    slabs : iterator of ndarray of uint8, (i, j, some k)
+
+    Raises
+    ------
+    ScanError
+        If it is not readable or of another type; also later, where it is truncated.
+    GeometryError
+        If the affine is singular or not finite.
+    """
+    path = Path(path)
+    image = _load(path)
+    proxy = image.dataobj
+    if proxy.dtype != np.uint8 or len(proxy.shape) != 3 or (proxy.slope, proxy.inter) != (1, 0):
+        raise ScanError(
+            f"{path.name} holds {proxy.dtype} of shape {proxy.shape}", "labels as lls writes them"
+        )
+    return Geometry(proxy.shape, _affine(image.header)[0]), _parts(path, proxy.shape)
+
+
+def _parts(path: Path, shape: tuple[int, int, int]) -> Iterator[npt.NDArray[np.uint8]]:
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opener(path, "rb") as file:
+            file.read(_DATA_OFFSET)
+            for k in range(0, shape[2], _SLAB):
+                count = min(_SLAB, shape[2] - k)
+                data = file.read(shape[0] * shape[1] * count)
+                yield np.frombuffer(data, np.uint8).reshape((*shape[:2], count), order="F")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _damaged(path) from error
+
+
 def write_volume(path: str | Path, volume: Volume) -> tuple[str, ...]:
     """Write a volume as ``.nii`` or ``.nii.gz``, complete or not at all.
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
@@ -93,7 +93,7 @@ class Segmentation:
     seconds : mapping of str to float
         Time that each step took; preparing overlaps with inferring.
     bones : tuple of BoneStatistics
-        What each bone measures; with a confidence where that was asked for.
+        What each bone measures.
     plausibility : tuple of Check
         Whether these can be the bones of a leg.
     warnings : tuple of str
@@ -192,11 +192,17 @@ class _Job:
         ends = sorted((self.plan.slice_index(span[0]), self.plan.slice_index(span[1] - 1)))
         seen = self._seen((ends[0], ends[1] + 1))
         bones = tuple(bone_statistics(labels, confidence, self._pieces(labels), seen))
+        if self.slices is not None:
+            means = self.slices.bone_confidence.means(self.plan.oriented(labels.array))
+            bones = tuple(replace(row, confidence=means.get(row.label)) for row in bones)
         plausibility = self._plausibility(labels, bones, seen)
         self.clock.add("measure", since)
+        wanted = self.options.confidence
         return Segmentation(
             labels=labels,
-            confidence=None if confidence is None else Volume(confidence, self.volume.geometry),
+            confidence=Volume(confidence, self.volume.geometry)
+            if confidence is not None and wanted
+            else None,
             sides=evidence,
             slices=(ends[0], ends[1] + 1),
             axis=self.plan.axes[0],
@@ -270,8 +276,17 @@ class _Job:
 
     def _clean(self, classes: npt.NDArray[np.uint8], part: Range) -> None:
         """Clean a range of slices of the scan's own grid in place, if that is wanted."""
-        labels = np.ascontiguousarray(self.plan.oriented(classes)[slice(*part)])
-        restore(self._cleaned(labels), self.plan, classes, part[0])
+        if not self.options.denoise:
+            return
+        rows = self._rows(classes, part)
+        if rows is not None:
+            labels = np.ascontiguousarray(self.plan.oriented(classes)[slice(*part)])
+            self.plan.oriented(classes)[slice(*part), rows] = self._cleaned(labels)[:, rows]
+
+    def _rows(self, classes: npt.NDArray[np.uint8], part: Range) -> slice | None:
+        """Return the rows that hold labels: cleaning changes no others, whose memory is not touched."""
+        rows = np.flatnonzero(self.plan.oriented(classes)[slice(*part)].any(axis=(0, 2)))
+        return slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else None
 
     def _cleaned(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return slices (n, rows, columns) without noise, if that is wanted."""
@@ -287,11 +302,11 @@ class _Job:
     def _patches(self, span: Range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
         """Run a network of patches; return classes and confidence (i, j, k) on the scan's grid."""
         classes = np.zeros_like(self.volume.array, np.uint8, subok=False)
-        confidence = np.zeros_like(classes) if self.options.confidence else None
+        confidence = np.zeros_like(classes)
         for start, found in self._patch_slabs(span):
             since = time.perf_counter()
             restore(found.labels, self.plan, classes, start)
-            if confidence is not None and found.confidence is not None:
+            if found.confidence is not None:
                 restore(found.confidence, self.plan, confidence, start)
             self.clock.add("restore", since)
             self.progress("infer", start + len(found.labels) - span[0], span[1] - span[0])

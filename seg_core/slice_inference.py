@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.body import GROUP, View, find_views
+from seg_core.certainty import BoneConfidence
 from seg_core.intensity import Window
 from seg_core.limb_range import Range, coarse_slices
 from seg_core.memory_order import Array
@@ -68,7 +69,7 @@ class SliceInference:
     runner : Runner
         Of a network of slices.
     confidence : bool
-        Whether it is wanted.
+        Whether all of it is wanted.
     clock : Clock
         Is told what preparing and inferring take.
 
@@ -77,13 +78,16 @@ class SliceInference:
     classes : ndarray of uint8, (i, j, k)
         0 where nothing was inferred.
     confidence : ndarray of uint8, (i, j, k), or None
-        0 in slices that were not inferred, 255 in air beyond a view.
+        0 in slices that were not inferred, 255 in air beyond a view. None where it is not wanted.
+    bone_confidence : BoneConfidence
+        Of what was labelled.
     """
 
     def __init__(self, scan: Input, runner: Runner, confidence: bool, clock: Clock) -> None:
         self.scan, self.runner, self.clock = scan, runner, clock
         self.classes: Uint8Array = np.zeros_like(scan.array, np.uint8, subok=False)
         self.confidence = np.zeros_like(self.classes) if confidence else None
+        self.bone_confidence = BoneConfidence()
         self.views = [
             View(
                 (start, min(start + GROUP, scan.plan.slices)), (0, scan.plan.grid[0]), (0, scan.plan.grid[1])
@@ -148,11 +152,11 @@ class SliceInference:
             First slice and one past the last that are complete; slabs follow one another. While one is
             inferred the next one is prepared, and no more.
         """
+        beyond = np.flatnonzero(self._done)
+        beyond = beyond[(beyond < span[0]) | (beyond >= span[1])]
         for array in (self.classes, self.confidence):
             if array is not None:
-                stack = self.scan.plan.oriented(array)
-                stack[: span[0]] = 0
-                stack[span[1] :] = 0
+                self.scan.plan.oriented(array)[beyond] = 0
         with ThreadPoolExecutor(1) as pool:
             waiting: tuple[_Slab, Future[npt.NDArray[np.float32]]] | None = None
             for slab in self._slabs(span):
@@ -190,14 +194,25 @@ class SliceInference:
             self.scan.plan.oriented(self.confidence)[slices] = 255
         if plan is not None and slices.size:
             since = time.perf_counter()
-            found = self.runner.run(images, plan.frame, self.confidence is not None)
+            found = self.runner.run(images, plan.frame, confidence=True)
             since = self.clock.add("infer", since)
-            for array, part in ((self.classes, found.labels), (self.confidence, found.confidence)):
-                if array is not None and part is not None:
-                    plan.within(plan.oriented(array))[slices] = crop(part, plan)
+            if found.confidence is not None:
+                self._write(slices, plan, crop(found.labels, plan), crop(found.confidence, plan))
             self.clock.add("restore", since)
             self._pixels += len(slices) * plan.grid[0] * plan.grid[1]
         self._done[slices] = True
+
+    def _write(self, slices: IntArray, plan: SlicePlan, labels: Uint8Array, confidence: Uint8Array) -> None:
+        """Write labels and confidence (n, rows, columns) of a frame; what is 0 already is left untouched."""
+        corner = max(-plan.before[0], 0), max(-plan.before[1], 0)
+        target = plan.within(plan.oriented(self.classes))
+        for number, classes, certain in zip(slices, labels, confidence, strict=True):
+            rows = np.flatnonzero(classes.any(axis=1))
+            if rows.size:  # memory of zeros that nobody writes to is not taken
+                target[number, rows[0] : rows[-1] + 1] = classes[rows[0] : rows[-1] + 1]
+            self.bone_confidence.keep(int(number), classes, certain, corner)
+        if self.confidence is not None:
+            plan.within(plan.oriented(self.confidence))[slices] = confidence
 
 
 @dataclass(frozen=True, eq=False)

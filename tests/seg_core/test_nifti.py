@@ -13,6 +13,7 @@ from seg_core.errors import GeometryError, OutputError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.nifti import (
     is_nifti,
+    label_slabs,
     read_image,
     read_label_table,
     read_labels,
@@ -302,3 +303,18 @@ def test_names(tmp_path):
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("name", ["labels.nii.gz", "labels.nii"])
+@pytest.mark.parametrize("count", [1, 16, 37])
+def test_labels_are_read_slab_by_slab(tmp_path, name, count):
+    array = np.asfortranarray(np.random.default_rng(0).integers(0, 9, (5, 7, count)).astype(np.uint8))
+    geometry = Geometry(array.shape, np.diag([-1.5, -1.5, 3.0, 1.0]))
+    write_labels(tmp_path / name, LabelMap(array, geometry, {n: f"b{n}" for n in range(1, 9)}))
+    found, slabs = label_slabs(tmp_path / name)
+    assert found.is_close(geometry)
+    assert np.array_equal(np.concatenate(list(slabs), axis=2), array)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ScanError):
+        list(label_slabs(tmp_path / name)[1])

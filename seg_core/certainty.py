@@ -1,0 +1,52 @@
+"""Confidence where bones are, kept slice by slice: a whole volume of it is rarely wanted."""
+
+import numpy as np
+import numpy.typing as npt
+
+Uint8Array = npt.NDArray[np.uint8]
+
+
+class BoneConfidence:
+    """Confidence in the box around what the network labelled in each slice.
+
+    Cleaning takes labels away and fills holes; neither leads out of the box.
+    """
+
+    def __init__(self) -> None:
+        self._boxes: dict[int, tuple[slice, slice]] = {}
+        self._values: dict[int, Uint8Array] = {}
+
+    def keep(self, number: int, labels: Uint8Array, confidence: Uint8Array, corner: tuple[int, int]) -> None:
+        """Keep a slice's.
+
+        Parameters
+        ----------
+        number : int
+            Of the slice.
+        labels, confidence : ndarray of uint8, (rows, columns)
+            Classes, and 255 times their probability.
+        corner : tuple of int
+            Where the first pixel lies in the scan's slice.
+        """
+        rows, columns = (np.flatnonzero(labels.any(axis=axis)) for axis in (1, 0))
+        if rows.size == 0:
+            return
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        self._values[number] = confidence[box].copy()
+        (top, left), (r, c) = corner, box
+        self._boxes[number] = slice(top + r.start, top + r.stop), slice(left + c.start, left + c.stop)
+
+    def means(self, slices: Uint8Array) -> dict[int, float]:
+        """Return the mean confidence of each label that occurs, 0 to 1.
+
+        Parameters
+        ----------
+        slices : ndarray of uint8, (n, rows, columns)
+            The final labels, with slices as they were kept.
+        """
+        totals, counts = np.zeros(256), np.zeros(256, np.int64)
+        for number, box in self._boxes.items():
+            labels = slices[number][box].ravel()
+            totals += np.bincount(labels, self._values[number].ravel(), 256)
+            counts += np.bincount(labels, minlength=256)
+        return {int(v): float(totals[v] / counts[v] / 255) for v in np.flatnonzero(counts) if v}
