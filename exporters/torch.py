@@ -17,6 +17,7 @@ from exporters.options import Exported, ExportOptions, check_classes, check_samp
 from exporters.parity import check
 from seg_core.errors import LlsError, ModelError
 from seg_core.model_spec import ModelSpec
+from trainers.torch.from_model import CONVOLUTIONS, Norm
 
 
 def load(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -66,7 +67,7 @@ def export(
     options = options or ExportOptions()
     check_samples(spec, samples)
     original = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    stored = _round_weights(fold_batchnorm(original, samples.shape[1]), options.weights)
+    stored = _round_weights(fold_batchnorm(original, samples), options.weights)
     reference, rounded = _logits(original, samples), _logits(stored, samples)
     check_classes(spec, reference)
     model = finish(_graph(stored, samples), spec, options.weights)
@@ -74,36 +75,29 @@ def export(
     return Exported(path, write(model, path), parity, rounding_of(rounded, reference))
 
 
-def fold_batchnorm(network: torch.nn.Module, channels: int | None = None) -> torch.nn.Module:
+def fold_batchnorm(network: torch.nn.Module, samples: npt.NDArray[np.float32]) -> torch.nn.Module:
     """Return a copy of an evaluating network in which convolutions contain the BatchNorm that follows.
 
-    Of ``channels`` input channels; as many as the first convolution has by default. Computed in float64.
-    Pairs are those registered next to each other in a module, as in smp's; where that is
-    not how they are used, the copy is left as it was.
+    Computed in float64. Pairs are those registered next to each other in a module, as in smp's; where that is
+    not how they are used, so that the copy gives something else for ``samples``, it is left as it was.
     """
-    if not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()):
+    if not any(isinstance(module, Norm) for module in network.modules()):
         return copy.deepcopy(network)
     result = copy.deepcopy(network).to(torch.float64).eval()
     for module in list(result.modules()):
         children = list(module.named_children())
         for (name, first), (after, second) in pairwise(children):
             if (
-                isinstance(first, torch.nn.Conv2d)
-                and isinstance(second, torch.nn.BatchNorm2d)
+                isinstance(first, CONVOLUTIONS)
+                and isinstance(second, Norm)
                 and first.out_channels == second.num_features
             ):
                 setattr(module, name, fuse_conv_bn_eval(first, second))
                 setattr(module, after, torch.nn.Identity())
     folded = result.to(torch.float32)
-    x = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64).expand(1, channels or _channels(network), 64, 64)
-    with torch.inference_mode():
-        wanted, found = network(x), folded(x)
-    close = float((wanted - found).abs().max()) <= 1e-3 * max(float(wanted.abs().max()), 1e-6)
+    wanted, found = _logits(network, samples[:1]), _logits(folded, samples[:1])
+    close = float(np.abs(wanted - found).max()) <= 1e-3 * max(float(np.abs(wanted).max()), 1e-6)
     return folded if close else copy.deepcopy(network)
-
-
-def _channels(network: torch.nn.Module) -> int:
-    return next((m.in_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)), 1)
 
 
 def _round_weights(network: torch.nn.Module, weights: str) -> torch.nn.Module:

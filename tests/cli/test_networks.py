@@ -28,6 +28,8 @@ def test_the_list_imports_no_framework():
         "unet-baseline",
         "nnunet-2d",
         "nnunet-3d",
+        "denseunet-161",
+        "h-denseunet",
     }
 
 

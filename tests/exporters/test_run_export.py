@@ -20,8 +20,9 @@ from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import TrainConfig
 from trainers.loop import RUN
 from trainers.loop import train as run_training
-from trainers.torch import engine, make_engine, nnunet
+from trainers.torch import denseunet, engine, make_engine, nnunet
 from trainers.torch.baseline import BaselineUNet
+from trainers.torch.denseunet import Width
 from trainers.torch.network import build_network
 
 DATA = ModelSpec(
@@ -104,12 +105,15 @@ def test_the_gate_compares_slices_of_the_run(run, monkeypatch):
     assert np.array_equal(images, wanted)
 
 
-def test_a_3d_training_becomes_a_model_that_segments(tmp_path, make_legs, monkeypatch):
+@pytest.mark.parametrize(("network", "patch"), [("nnunet-3d", (8, 16, 16)), ("h-denseunet", (4, 32, 32))])
+def test_a_3d_training_becomes_a_model_that_segments(network, patch, tmp_path, make_legs, monkeypatch):
     config = TrainConfig(
-        network="nnunet-3d", epochs=1, epoch_samples=2, batch=2, validation_samples=2, channels=1,
-        device="cpu", patch=(8, 16, 16), slice_mm=10.0,
+        network=network, epochs=1, epoch_samples=2, batch=2, validation_samples=2, channels=1,
+        device="cpu", patch=patch, slice_mm=10.0,
     )  # fmt: skip
     monkeypatch.setattr(nnunet, "FEATURES_3D", (2, 4, 4))
+    monkeypatch.setattr(denseunet, "SLICES", Width((1, 2, 1, 1), 4, 8, (6, 5, 8, 7, 6)))
+    monkeypatch.setattr(denseunet, "VOLUME", Width((1, 1, 2, 1), 3, 4, (9, 4, 5, 4, 6)))
     data = replace(DATA, orientation="LPS")
     cache = make_cache(tmp_path / "cache", {"spec": json.loads(data.to_json())})
     run_training(make_engine, config, (cache, cache), tmp_path / "run")
@@ -117,7 +121,7 @@ def test_a_3d_training_becomes_a_model_that_segments(tmp_path, make_legs, monkey
     assert done.parity.labels <= 1e-4
     runner = Runner(done.path, "cpu")
     spec = runner.spec
-    assert (spec.patch, spec.grid.slice_mm, spec.overlap) == ((8, 16, 16), 10.0, 0.5)
+    assert (spec.patch, spec.grid.slice_mm, spec.overlap) == (patch, 10.0, 0.5)
     scan, _ = make_legs(shape=(16, 12, 9), spacing=(4.0, 4.0, 15.0), sides=(1,))
     found = segment(scan, runner, SegmentOptions(hip_slice=8, denoise=False))
     assert found.labels.array.shape == scan.array.shape

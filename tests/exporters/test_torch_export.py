@@ -147,7 +147,7 @@ def test_a_folder_that_is_not_there(exported, tmp_path):
 
 
 def test_folding_keeps_the_function_and_the_original(network):
-    folded = fold_batchnorm(network)
+    folded = fold_batchnorm(network, SAMPLES)
     kinds = [type(m).__name__ for m in folded.modules()]
     assert "BatchNorm2d" not in kinds
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
@@ -170,4 +170,4 @@ def test_neighbours_that_are_not_used_as_such_are_not_folded():
     odd.bn.running_mean += 0.5
     x = torch.from_numpy(SAMPLES)
     with torch.inference_mode():
-        assert float((fold_batchnorm(odd)(x) - odd(x)).abs().max()) < 1e-6
+        assert float((fold_batchnorm(odd, SAMPLES)(x) - odd(x)).abs().max()) < 1e-6

@@ -14,6 +14,8 @@ from trainers.config import IGNORED
 from trainers.registry import get_config, get_network, get_trainer, trainer_names
 
 CLASSES = ("tibia", "femur")
+FEWER_LAYERS = {"SLICES": (2, 2, 3, 2), "VOLUME": (1, 2, 2, 1)}
+"""Of DenseUNets, which have hundreds: they are traced layer by layer."""
 CASES = [(trainer, name) for trainer in trainer_names() for name in get_trainer(trainer).NETWORKS]
 
 
@@ -26,7 +28,7 @@ class Case:
             trainer, name, batch=2, epoch_samples=2, validation_samples=2, device="cpu", threads=1
         )
         if self.config.patch:  # as small a one as has several stages
-            self.config = replace(self.config, patch=(16, 16, 32))
+            self.config = replace(self.config, patch=(8, 32, 32))
         multiple = self.network.multiple
         self.shape = self.config.patch or (max(64, multiple), max(64, 2 * multiple))
         self.labels = np.zeros((2, *self.shape), np.uint8)
@@ -51,11 +53,23 @@ class Case:
         }
 
 
+@pytest.fixture(scope="module")
+def fewer_layers():
+    from trainers.torch import denseunet
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, blocks in FEWER_LAYERS.items():
+            patch.setattr(denseunet, name, replace(getattr(denseunet, name), blocks=blocks))
+        yield
+
+
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request):
     missing = get_network(*request.param).missing
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed")
+    if "dense" in request.param[1]:
+        request.getfixturevalue("fewer_layers")
     return Case(*request.param)
 
 

@@ -54,7 +54,7 @@ def test_a_folded_network_computes_the_same_and_learns_from_there():
     other = Small()
     with pytest.raises(ModelError, match="has no"):
         fill(other, {}, default_model())
-    norms = fill(other, weights_of(fold_batchnorm(network)), default_model())
+    norms = fill(other, weights_of(fold_batchnorm(network, images.numpy())), default_model())
     assert norms == ["norm", "inner.1"]
     other.eval()
     assert torch.allclose(other(images), wanted, atol=1e-5)

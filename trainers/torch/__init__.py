@@ -53,6 +53,31 @@ NETWORKS = {
         packages=_NNUNET,
         multiple=1,
     ),
+    "denseunet-161": Network(
+        "DenseUNet on DenseNet-161, of a slice and its neighbours (report 6.2)",
+        "torch",
+        {
+            "batch": 10,
+            "loss": "dice_cross_entropy",
+            "channel_fill": "neighbours",
+        },
+        packages=("torch",),
+    ),
+    "h-denseunet": Network(
+        "H-DenseUNet: DenseUNets of slices and of volumes, joined (report 6.2)",
+        "torch",
+        {
+            "batch": 1,
+            "epochs": 100,
+            "epoch_samples": 500,
+            "validation_samples": 50,
+            "loss": "dice_cross_entropy",
+            "channels": 1,
+            "patch": (12, 224, 224),
+        },
+        packages=("torch",),
+        multiple=1,
+    ),
 }
 
 

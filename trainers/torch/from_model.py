@@ -14,7 +14,8 @@ import torch
 
 from seg_core.errors import ModelError
 
-Norm = torch.nn.BatchNorm2d
+CONVOLUTIONS = torch.nn.Conv2d, torch.nn.Conv3d
+Norm = torch.nn.BatchNorm2d | torch.nn.BatchNorm3d
 Weights = dict[str, npt.NDArray[np.float32]]
 
 
@@ -71,12 +72,12 @@ def unfold(network: torch.nn.Module, norms: list[str], images: torch.Tensor) -> 
         As `fill` left it; changed, but for what it computes in evaluation mode.
     norms : list of str
         Names of the BatchNorms.
-    images : Tensor of float32, (n, channels, rows, columns)
+    images : Tensor of float32, (n, channels, *space)
         A batch to be learned from.
     """
 
     def measure(norm: Norm, inputs: tuple[torch.Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(inputs[0].float(), (0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(inputs[0].float(), (0, *range(2, inputs[0].ndim)), correction=0)
         gain = norm.weight / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
         shift = norm.bias - norm.running_mean * gain  # type: ignore[operator]
         norm.running_mean, norm.running_var = mean, variance
@@ -97,7 +98,7 @@ def _pairs(network: torch.nn.Module) -> list[tuple[str, str]]:
         (f"{outer}.{name}".lstrip("."), f"{outer}.{after}".lstrip("."))
         for outer, module in network.named_modules()
         for (name, first), (after, second) in pairwise(module.named_children())
-        if isinstance(first, torch.nn.Conv2d) and isinstance(second, Norm)
+        if isinstance(first, CONVOLUTIONS) and isinstance(second, Norm)
     ]
 
 

@@ -63,7 +63,7 @@ def focal_loss(
 
 Pixelwise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Outputs = torch.Tensor | Sequence[torch.Tensor]
-"""Logits, or several of falling resolution, the finest first."""
+"""Logits, or several of falling weight: in general of falling resolution."""
 
 
 def _sum(*parts: Pixelwise) -> Callable[[Outputs, torch.Tensor], torch.Tensor]:
@@ -80,11 +80,10 @@ def _sum(*parts: Pixelwise) -> Callable[[Outputs, torch.Tensor], torch.Tensor]:
 
 
 def _deep(loss: Pixelwise, outputs: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-    """Return nnU-Net's deep supervision: weights 1, 1/2, 1/4, ... of sum 1, the coarsest output left out."""
-    used = outputs[:-1] if len(outputs) > 1 else outputs
-    weights = [0.5**i for i in range(len(used))]
+    """Return nnU-Net's deep supervision: weights 1, 1/2, 1/4, ... of sum 1."""
+    weights = [0.5**i for i in range(len(outputs))]
     total = torch.zeros((), device=target.device)
-    for logits, weight in zip(used, weights, strict=True):
+    for logits, weight in zip(outputs, weights, strict=True):
         size = logits.shape[2:]
         smaller = F.interpolate(target[:, None].float(), size, mode="nearest-exact")[:, 0].to(target.dtype)
         total = total + weight / sum(weights) * loss(logits, smaller)

@@ -3,27 +3,36 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from seg_core.errors import UsageError
 from trainers.torch.baseline import BaselineUNet
+from trainers.torch.denseunet import denseunet_161, h_denseunet
 from trainers.torch.fine import FineUNet
 from trainers.torch.nnunet import nnunet_2d, nnunet_3d
 from trainers.torch.pretrained import pretrained_unet
 
-Builder = Callable[[int, int], torch.nn.Module]
-
-_BACKBONES = {
-    "unet-resnet34": "resnet34",
-    "unet-resnet50": "resnet50",
-    "unet-vgg19": "vgg19",
-    "unet-mobilenetv2": "mobilenet_v2",
-}
-_BUILDERS: Mapping[str, Builder] = MappingProxyType(
-    {"unet-resnet34-fine": FineUNet, "unet-baseline": BaselineUNet, "nnunet-2d": nnunet_2d}
+_PRETRAINED: Mapping[str, Callable[..., torch.nn.Module]] = MappingProxyType(
+    {
+        "unet-resnet34": partial(pretrained_unet, "resnet34"),
+        "unet-resnet50": partial(pretrained_unet, "resnet50"),
+        "unet-vgg19": partial(pretrained_unet, "vgg19"),
+        "unet-mobilenetv2": partial(pretrained_unet, "mobilenet_v2"),
+        "denseunet-161": denseunet_161,
+        "h-denseunet": h_denseunet,
+    }
 )
-_BUILDERS_3D = MappingProxyType({"nnunet-3d": nnunet_3d})
+_OTHERS: Mapping[str, Callable[..., torch.nn.Module]] = MappingProxyType(
+    {
+        "unet-resnet34-fine": FineUNet,
+        "unet-baseline": BaselineUNet,
+        "nnunet-2d": nnunet_2d,
+        "nnunet-3d": nnunet_3d,
+    }
+)
+_OF_PATCHES = frozenset({"nnunet-3d", "h-denseunet"})
 
 
 def build_network(
@@ -53,7 +62,7 @@ def build_network(
     -------
     torch.nn.Module
         (n, channels, *space) float32 -> logits (n, classes, *space); the axes of space are multiples of what
-        ``NETWORKS`` says. While training it may give a list: logits of falling resolution, the finest first.
+        ``NETWORKS`` says. While training it may give a list: logits of falling weight, its own first.
 
     Raises
     ------
@@ -66,19 +75,14 @@ def build_network(
     """
     if classes < 2 or channels < 1:
         raise UsageError(f"{classes} classes, {channels} channels", "2 or more, 1 or more")
-    if (name in _BUILDERS_3D) != (patch is not None):
+    builders = _PRETRAINED | _OTHERS
+    if name not in builders:
+        raise UsageError(f"network {name!r}", f"one of {', '.join(builders)}")
+    if (name in _OF_PATCHES) != (patch is not None):
         raise UsageError(f"{name} on {'slices' if patch is None else f'patches of {patch}'}", "the other")
-    build: Builder
-    if patch is not None:
-        build = partial(_BUILDERS_3D[name], patch=patch)
-        if weights != "random":
-            raise UsageError(f"{name} beginning with {weights!r}", "random")
-    elif name in _BACKBONES:
-        build = partial(pretrained_unet, _BACKBONES[name], weights=weights)
+    options: dict[str, Any] = {} if patch is None else {"patch": patch}
+    if name in _PRETRAINED:
+        options["weights"] = weights
     elif weights != "random":
-        raise UsageError(f"{name} beginning with {weights!r}", f"one of {', '.join(_BACKBONES)}, or random")
-    elif name in _BUILDERS:
-        build = _BUILDERS[name]
-    else:
-        raise UsageError(f"network {name!r}", f"one of {', '.join((*_BACKBONES, *_BUILDERS))}")
-    return build(classes, channels)
+        raise UsageError(f"{name} beginning with {weights!r}", f"one of {', '.join(_PRETRAINED)}, or random")
+    return builders[name](classes, channels, **options)

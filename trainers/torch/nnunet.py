@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from seg_core.errors import MissingPackageError, UsageError
+from trainers.torch.precision import exact_volumes
 from trainers.torch.pretrained import torchvision_operators
 
 SMALLEST = 4  # voxels of an axis at the coarsest stage, at least
@@ -14,7 +15,7 @@ FEATURES_2D = (32, 64, 128, 256, 512, 512, 512)
 
 
 class DeeplySupervised(torch.nn.Module):
-    """A network whose decoder gives logits at every resolution while training, else the finest only.
+    """A network that gives logits of all resolutions but the coarsest while training, else the finest only.
 
     Parameters
     ----------
@@ -38,7 +39,10 @@ class DeeplySupervised(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         """Return logits (n, classes, *space), while training a list of them, the finest first."""
-        return self.network(x)
+        with exact_volumes(x):
+            outputs = self.network(x)
+        # nnU-Net gives the coarsest no weight; a network of two stages has but one.
+        return outputs[:-1] if self.training and len(outputs) > 1 else outputs
 
 
 def nnunet_2d(classes: int, channels: int, features: tuple[int, ...] = FEATURES_2D) -> torch.nn.Module:
