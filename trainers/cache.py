@@ -161,6 +161,11 @@ class SliceCache:
     def __len__(self) -> int:
         return self.index.slices
 
+    def has_labels(self) -> bool:
+        """Whether a pixel of any slice is labelled; reads no further than the first one."""
+        planes = (self._labels[row] for row in self._rows)
+        return any(bool(((plane > 0) & (plane != IGNORED)).any()) for plane in planes)
+
     def batch(
         self,
         slices: npt.NDArray[np.int64],

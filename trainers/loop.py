@@ -253,7 +253,7 @@ class Training:
     ) -> None:
         self.config, self.train_data, self.run_dir = config, data[0], run_dir
         self.validation = data[1].open()
-        self.index = _fitting(data[0].open().index, self.validation.index)
+        self.index = _fitting(data[0].open(), self.validation)
         self.engine = make_engine(config, self.index.classes)
         self.progress = Progress(validation_slices=len(self.validation))
 
@@ -448,10 +448,15 @@ def _diverged(
     )
 
 
-def _fitting(index: CacheIndex, validation: CacheIndex) -> CacheIndex:
-    """Return the training data's index where the two fit."""
-    if (index.shape, index.classes) != (validation.shape, validation.classes):
+def _fitting(training: SliceCache, validation: SliceCache) -> CacheIndex:
+    """Return the training data's index where the two fit and can teach."""
+    index, other = training.index, validation.index
+    if (index.shape, index.classes) != (other.shape, other.classes):
         raise UsageError("training and validation slices of another size or with other classes", "the same")
-    if not index.slices or not validation.slices:
-        raise UsageError(f"{index.slices} training and {validation.slices} validation slices", "some of each")
+    if not len(training) or not len(validation):
+        raise UsageError(f"{len(training)} training and {len(validation)} validation slices", "some of each")
+    for cache, use in ((training, "learn from"), (validation, "choose by")):
+        if not cache.has_labels():
+            names = ", ".join(subject.name for subject in cache.index.subjects)
+            raise UsageError(f"no label in any slice to {use}: {names}", "labels; see quality.png of each")
     return index
