@@ -7,6 +7,7 @@ height shrinks by far more than the width). Each pass sums in double precision f
 to float32. All this is reproduced here to the last bit.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import UsageError
+from seg_core.threads import in_parts
 
 Float32Array = npt.NDArray[np.float32]
 Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
@@ -43,7 +45,7 @@ def resize_bilinear(slices: npt.NDArray[Any], shape: tuple[int, int]) -> Float32
 
     Notes
     -----
-    Releases the GIL in the loops; safe to call from several threads.
+    Slices are shared among the cores. Safe to call from several threads.
     """
     slices = np.asarray(slices)
     rows, columns = (int(n) for n in shape)
@@ -53,8 +55,12 @@ def resize_bilinear(slices: npt.NDArray[Any], shape: tuple[int, int]) -> Float32
         raise UsageError(f"resizing {slices.shape[1:]} to {(rows, columns)}", "at least one pixel each")
     across, down = _taps(slices.shape[2], columns), _taps(slices.shape[1], rows)
     result = np.empty((slices.shape[0], rows, columns), np.float32)
-    for source, target in zip(slices, result, strict=True):
-        _resize_slice(np.ascontiguousarray(source, np.float32), target, across, down)
+
+    def resize(start: int, stop: int) -> None:
+        for source, target in zip(slices[start:stop], result[start:stop], strict=True):
+            _resize_slice(np.ascontiguousarray(source, np.float32), target, across, down)
+
+    in_parts(resize, len(slices), 4)
     return result
 
 
@@ -100,6 +106,7 @@ def _resize_slice(source: Float32Array, target: Float32Array, across: Taps, down
         target[...] = source
 
 
+@lru_cache(16)
 def _taps(size_in: int, size_out: int) -> Taps:
     """Return for each output pixel the first input pixel (m,), how many (m,) and their weights (m, taps)."""
     scale = size_in / size_out
@@ -116,10 +123,23 @@ def _taps(size_in: int, size_out: int) -> Taps:
     return first, count, weights / total[:, None]
 
 
+def _resize_rows(source: Float32Array, first: Any, count: Any, weights: Any, target: Float32Array) -> None:
+    columns = target.shape[1]
+    inner = slice(1, columns - 1)
+    if source.shape[1] == 2 * columns and columns > 2 and (count[inner] == 4).all():
+        _halve_rows(source, weights[1], target)
+        ends = np.array([0, columns - 1])
+        _resize_some(source, (first, count, weights), ends, target)
+    else:
+        _resize_some(source, (first, count, weights), np.arange(columns), target)
+
+
 @numba.njit(cache=True, nogil=True)
-def _resize_rows(source, first, count, weights, target):  # type: ignore[no-untyped-def]
+def _resize_some(source, taps, wanted, target):  # type: ignore[no-untyped-def]
+    """Resize rows, giving the columns that are wanted."""
+    first, count, weights = taps
     for row in range(source.shape[0]):
-        for column in range(target.shape[1]):
+        for column in wanted:
             start = first[column]
             total = 0.0
             for tap in range(count[column]):
@@ -128,13 +148,35 @@ def _resize_rows(source, first, count, weights, target):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, nogil=True)
+def _halve_rows(source, weights, target):  # type: ignore[no-untyped-def]
+    """Halve rows but for the first and last column: four taps of equal weights, two pixels further each."""
+    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
+    for row in range(source.shape[0]):
+        line, out = source[row, 1:], target[row, 1:]
+        for n in range(target.shape[1] - 2):
+            # beginning with 0.0, as Pillow: -0.0 becomes 0.0
+            total = (
+                0.0 + line[2 * n] * w0 + line[2 * n + 1] * w1 + line[2 * n + 2] * w2 + line[2 * n + 3] * w3
+            )
+            out[n] = np.float32(total)
+
+
+@numba.njit(cache=True, nogil=True)
 def _resize_columns(source, first, count, weights, target):  # type: ignore[no-untyped-def]
     total = np.empty(target.shape[1], np.float64)
     for row in range(target.shape[0]):
+        start = first[row]
+        if count[row] == 4:  # as the loop below, without storing in between
+            w0, w1, w2, w3 = weights[row, 0], weights[row, 1], weights[row, 2], weights[row, 3]
+            a, b, c, d = source[start], source[start + 1], source[start + 2], source[start + 3]
+            for column in range(target.shape[1]):
+                four = 0.0 + a[column] * w0 + b[column] * w1 + c[column] * w2 + d[column] * w3
+                target[row, column] = np.float32(four)
+            continue
         total[:] = 0.0
         for tap in range(count[row]):
             weight = weights[row, tap]
-            line = source[first[row] + tap]
+            line = source[start + tap]
             for column in range(target.shape[1]):
                 total[column] += line[column] * weight
         for column in range(target.shape[1]):

@@ -22,7 +22,9 @@ from benchmarks.timing import machine
 ROWS: Mapping[str, str] = MappingProxyType(
     {
         "metrics": "benchmarks.kernels.metrics",
+        "dicom": "benchmarks.kernels.dicom",
         "denoise": "benchmarks.kernels.denoise",
+        "resize": "benchmarks.kernels.resize",
     }
 )
 """Name of a row -> its module, which has ``rows(small)``."""

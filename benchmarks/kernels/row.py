@@ -28,7 +28,7 @@ class Peers:
 
 @dataclass(frozen=True)
 class Goal:
-    """What our time may be at most, as a share of another: a base's, or the fastest peer's."""
+    """What our time may be at most, as a share of another's: a base or peer by name, or the fastest one."""
 
     at_most: float
     of: str = "the fastest peer"
@@ -89,8 +89,8 @@ class Figures:
 
     @property
     def against(self) -> str:
-        """What the goal compares with: its base, or the peer with the shortest median."""
-        if self.row.goal.of in self.row.bases:
+        """What the goal compares with: what it names, or the peer with the shortest median."""
+        if self.row.goal.of in self.timings.seconds:
             return self.row.goal.of
         return min(self.row.peers.actions, key=lambda name: self.timings.spread(name).median)
 

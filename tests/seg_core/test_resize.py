@@ -50,6 +50,16 @@ def test_equals_pillow_at_the_sizes_of_scans(wanted):
         np.testing.assert_array_equal(resized, pillow(image, wanted))
 
 
+@settings(deadline=None, max_examples=60)
+@given(rows=sizes, columns=sizes, slices=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
+def test_halving_equals_pillow_also_in_the_sign_of_zero(rows, columns, slices, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.choice(np.float32([-0.0, 0.0, -1e-40, 0.1, -3.7]), (slices, 2 * rows, 2 * columns))
+    expected = np.stack([pillow(image, (rows, columns)) for image in images])
+    result = resize_bilinear(images, (rows, columns))
+    np.testing.assert_array_equal(result.view(np.uint32), expected.view(np.uint32))
+
+
 def test_equals_pillow_on_infinity_and_nan():
     image = random_image((9, 7), "f4", 2)
     image[2, 3], image[6, 1] = np.inf, np.nan
