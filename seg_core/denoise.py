@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from seg_core.components import IntArray, Labels, find_components, find_root, link_lines, unite
 from seg_core.errors import UsageError
+from seg_core.memory_order import as_words, end_of_run
 from seg_core.model_spec import Denoise
 
 _OPEN = 256  # a hole that reaches the border of the slice or touches several classes
@@ -76,8 +77,9 @@ def denoise_slices(labels: Labels, n_classes: int, params: Denoise) -> tuple[Lab
     cleaned = labels.copy(order="C")
     counts = np.zeros((3, n_classes + 1), np.int64)
     least = float(params.fraction), float(params.minimum_pixels)
-    words = cleaned.reshape(-1)[: cleaned.size // 8 * 8].view(np.uint64)
-    highest = _denoise(cleaned, words, *least, int(params.connectivity == 8), params.fill_holes, counts)
+    highest = _denoise(
+        cleaned, as_words(cleaned), *least, int(params.connectivity == 8), params.fill_holes, counts
+    )
     _check_values(highest, n_classes)
     if labels.flags.c_contiguous:
         return cleaned, Removed(*counts)
@@ -196,39 +198,11 @@ def _encode(pixels, words, first, columns, runs):  # type: ignore[no-untyped-def
             value = pixels[at]
             highest = max(highest, value)
             starts[run], classes[run], parent[run] = at - row, value, run
-            at = _end_of_run(pixels, words, at, stop)
+            at = end_of_run(pixels, words, at, stop)
             ends[run] = at - row
             run += 1
         offsets[r + 1] = run
     return highest
-
-
-@numba.njit(cache=True, nogil=True)
-def _end_of_run(pixels, words, at, stop):  # type: ignore[no-untyped-def]
-    """Return where the value that begins at a place ends, at most ``stop``; most are long, and air."""
-    value = pixels[at]
-    repeated = np.uint64(0x0101010101010101) * np.uint64(value)
-    while at < stop and at & 7 != 0:
-        if pixels[at] != value:
-            return at
-        at += 1
-    if at == stop:
-        return at
-    word, last = np.uint64(at >> 3), np.uint64(stop >> 3)  # unsigned: no test for an index below 0
-    one, eight = np.uint64(1), np.uint64(8)
-    while word + eight <= last:
-        other = np.uint64(0)
-        for n in range(8):
-            other |= words[word + np.uint64(n)] ^ repeated
-        if other != 0:
-            break
-        word += eight
-    while word < last and words[word] == repeated:
-        word += one
-    at = np.int64(word) << 3
-    while at < stop and pixels[at] == value:
-        at += 1
-    return at
 
 
 @numba.njit(cache=True, nogil=True)

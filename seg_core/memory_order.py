@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -38,3 +39,39 @@ def slabs(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         return
     for index in range(views[0].shape[0]):
         yield tuple(np.ascontiguousarray(view[index]).reshape(-1) for view in views)
+
+
+def as_words(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return a C-contiguous array as a flat one of eight bytes at a time, without the few left over."""
+    return array.reshape(-1)[: array.size // 8 * 8].view(np.uint64)
+
+
+@numba.njit(cache=True, nogil=True)
+def end_of_run(pixels, words, at, stop):  # type: ignore[no-untyped-def]
+    """Return where the value that begins at a place ends, at most ``stop``; most are long, and air.
+
+    ``pixels``, ``words``: the same flat memory as bytes, and eight of them at a time.
+    """
+    value = pixels[at]
+    repeated = np.uint64(0x0101010101010101) * np.uint64(value)
+    while at < stop and at & 7 != 0:
+        if pixels[at] != value:
+            return at
+        at += 1
+    if at == stop:
+        return at
+    word, last = np.uint64(at >> 3), np.uint64(stop >> 3)  # unsigned: no test for an index below 0
+    one, eight = np.uint64(1), np.uint64(8)
+    while word + eight <= last:
+        other = np.uint64(0)
+        for n in range(8):
+            other |= words[word + np.uint64(n)] ^ repeated
+        if other != 0:
+            break
+        word += eight
+    while word < last and words[word] == repeated:
+        word += one
+    at = np.int64(word) << 3
+    while at < stop and pixels[at] == value:
+        at += 1
+    return at

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from numba import njit
 
 from seg_core.errors import GeometryError
+from seg_core.memory_order import as_words, end_of_run
 
 Box = tuple[slice, slice, slice]
 
@@ -73,7 +74,7 @@ def label_moments(
     if confidence is not None and confidence.shape != labels.shape:
         raise GeometryError(f"confidence of shape {confidence.shape}", f"that of the labels, {labels.shape}")
     kji = np.ascontiguousarray(labels.T)
-    counts, bounds, sums, products = _tally(kji)
+    counts, bounds, sums, products = _tally(kji, as_words(kji))
     totals = None if confidence is None else _totals(kji, confidence)
     return {
         int(value): _moments(
@@ -131,26 +132,40 @@ def _totals(kji: npt.NDArray[np.uint8], confidence: npt.NDArray[Any]) -> npt.NDA
 
 
 @njit(cache=True, nogil=True)
-def _tally(kji):  # type: ignore[no-untyped-def]
+def _tally(kji, words):  # type: ignore[no-untyped-def]
+    """Add up run by run: ``words`` is the same memory, eight voxels at a time."""
     counts = np.zeros(256, np.int64)
     bounds = np.zeros((256, 6), np.int64)
     bounds[:, :3] = 1 << 62
     sums = np.zeros((256, 3), np.int64)
     products = np.zeros((256, 6), np.int64)
-    for k in range(kji.shape[0]):
-        for j in range(kji.shape[1]):
-            for i in range(kji.shape[2]):
-                v = kji[k, j, i]
-                if v == 0:
-                    continue
-                counts[v] += 1
-                for axis, x in enumerate((i, j, k)):
-                    sums[v, axis] += x
-                    bounds[v, axis] = min(bounds[v, axis], x)
-                    bounds[v, axis + 3] = max(bounds[v, axis + 3], x)
-                for entry, xy in enumerate((i * i, i * j, i * k, j * j, j * k, k * k)):
-                    products[v, entry] += xy
+    slices, rows, columns = kji.shape
+    voxels = kji.reshape(-1)
+    for line in range(slices * rows):
+        k, j, first = line // rows, line % rows, line * columns
+        at, stop = first, first + columns
+        while at < stop:
+            v, begin = voxels[at], at - first
+            at = end_of_run(voxels, words, at, stop)
+            if v == 0:
+                continue
+            end = at - first
+            n = end - begin
+            i = (begin + end - 1) * n // 2
+            ii = _squares_below(end) - _squares_below(begin)
+            counts[v] += n
+            for axis, (low, high, total) in enumerate(((begin, end - 1, i), (j, j, j * n), (k, k, k * n))):
+                sums[v, axis] += total
+                bounds[v, axis] = min(bounds[v, axis], low)
+                bounds[v, axis + 3] = max(bounds[v, axis + 3], high)
+            for entry, total in enumerate((ii, i * j, i * k, j * j * n, j * k * n, k * k * n)):
+                products[v, entry] += total
     return counts, bounds, sums, products
+
+
+@njit(cache=True, nogil=True)
+def _squares_below(n):  # type: ignore[no-untyped-def]
+    return (n - 1) * n * (2 * n - 1) // 6
 
 
 @njit(cache=True, nogil=True)
