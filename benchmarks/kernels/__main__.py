@@ -25,6 +25,8 @@ ROWS: Mapping[str, str] = MappingProxyType(
         "dicom": "benchmarks.kernels.dicom",
         "denoise": "benchmarks.kernels.denoise",
         "resize": "benchmarks.kernels.resize",
+        "mesh": "benchmarks.kernels.mesh",
+        "space": "benchmarks.kernels.space",
     }
 )
 """Name of a row -> its module, which has ``rows(small)``."""
