@@ -1,5 +1,8 @@
 """What is no pair of legs is said to be none, by the bundled network and the checks of plausibility."""
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -75,3 +78,56 @@ def test_a_knee_upside_down_is_said(found, knee):
     affine[:3, 2] *= -1  # a header that takes the feet for the head
     result = found(Volume(knee.array, Geometry(knee.array.shape, affine)))
     assert any("the scan may be upside down" in warning for warning in result.warnings)
+
+
+@pytest.fixture(scope="module")
+def person():
+    """A child's legs, all of them, and where their joints lie."""
+    anatomy = make_anatomy(AnatomyConfig(seed=3, stature_cm=140.0))
+    joints = {name: anatomy.landmarks[f"right_{name}"][2] for name in ("hip", "knee", "ankle")}
+    points = np.concatenate([mesh.vertices_mm for mesh in anatomy.bones.values()])
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    return draw_scan(anatomy, scan_geometry(middle, 104, 4.0, 40, 23.0), Drawing()), joints
+
+
+def test_legs_upside_down_are_said(found, person):
+    volume, _ = person
+    assert not any("upside down" in warning for warning in found(volume).warnings)
+    affine = volume.geometry.affine.copy()
+    affine[:3, 2] *= -1
+    turned = found(Volume(volume.array, Geometry(volume.array.shape, affine)))
+    assert any("the scan may be upside down" in warning for warning in turned.warnings)
+
+
+@pytest.mark.parametrize(("below", "above"), [("knee", "hip"), ("ankle", "knee")])
+def test_shafts_alone_are_said_to_be_cut(found, person, below, above):
+    """Femora alone, or tibiae and fibulae: nothing tells that these are legs at all."""
+    volume, joints = person
+    low, high = (
+        round(float(volume.geometry.to_index([0, 0, joints[joint]])[2])) + step
+        for joint, step in ((below, 3), (above, -3))
+    )
+    shape = (*volume.array.shape[:2], high - low)
+    part = Volume(volume.array[..., low:high], volume.geometry.window((0, 0, low), shape))
+    result = found(part)
+    assert any(row.voxels for row in result.bones)
+    failed = [check for check in result.plausibility if not check.passed]
+    assert failed
+    assert {f"not plausible: {check.detail}" for check in failed} <= set(result.warnings)
+
+
+@pytest.fixture
+def real_brain():
+    """The first volume of a head's echo-planar series."""
+    path = Path(__file__).resolve().parents[1].parent / "shared/data/dicom/ge-timeseries/reference.nii"
+    if not path.is_file():
+        pytest.skip(f"the shared data are not here: {path}")
+    image = nib.load(path)
+    first = np.asfortranarray(np.asanyarray(image.dataobj)[..., 0])
+    return Volume(first, Geometry(first.shape, image.affine))
+
+
+def test_a_real_brain_is_said_to_be_none(found, real_brain):
+    failed = [check.detail for check in found(real_brain).plausibility if not check.passed]
+    assert failed
+    assert not any("upside down" in detail for detail in failed)

@@ -121,9 +121,10 @@ def breaks(rows: Mapping[float, npt.NDArray[np.float64]]) -> str:
     """Say at which step the mean DSC over the bones in view has fallen too far."""
     whole = rows[0.0][: len(BONES)]
     for step, values in rows.items():
-        lost = np.nanmean((whole - values[: len(BONES)])[np.isfinite(values[: len(BONES)])])
-        if lost > BROKEN:
-            return f"Broken at {step:g}: the mean DSC over bones is {lost:.2f} lower."
+        lost = whole - values[: len(BONES)]
+        lost = lost[np.isfinite(lost)]
+        if lost.size and lost.mean() > BROKEN:
+            return f"Broken at {step:g}: the mean DSC over bones is {lost.mean():.2f} lower."
     return "Not broken by any of these steps."
 
 

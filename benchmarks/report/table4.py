@@ -10,30 +10,37 @@ from seg_core.metrics import Scores
 from seg_core.output import write_whole
 from trainers.config import TrainConfig
 from trainers.crossval import FoldWatch
-from trainers.loop import Source, train
+from trainers.loop import Source, Watch, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json
 
 FIRST, SECOND = Plan(7), Plan(5, population="second")
+BEFORE = Variant("as it is", changes=FOURFOLD, pretrained=True)
+
+
+def first_population(study: Study, watch: Watch | None = None) -> tuple[Path, str]:
+    """Train on the first population, in the study's folder; return the network and how it was trained."""
+    data = study.data(plan=study.chosen(FIRST))
+    *teachers, chooser = (subject.name for subject in Source(data).open().index.subjects)
+    config = study.config(BEFORE, data, len(teachers) / (len(teachers) + 1))
+    sources = Source(data, tuple(teachers)), Source(data, (chooser,))
+    best = train(study.make_engine, config, sources, study.folder / "first", watch=watch).best
+    how = (
+        f"{described(BEFORE, config, study.pixels())} {len(teachers)} people of the first population taught"
+        " it, another one chose it."
+    )
+    return best, how
 
 
 def table4(setting: Setting, watch: FoldWatch | None = None) -> Sheet:
     """Make the table; what an earlier call has done is kept."""
     study = Study("4", setting, SECOND, watch)
-    data, first = study.data(), study.data(plan=study.chosen(FIRST))
-    *teachers, chooser = (subject.name for subject in Source(first).open().index.subjects)
-    before = Variant("as it is", changes=FOURFOLD, pretrained=True)
-    config = study.config(before, first, len(teachers) / (len(teachers) + 1))
-    sources = Source(first, tuple(teachers)), Source(first, (chooser,))
-    best = train(study.make_engine, config, sources, study.folder / "first").best
+    data = study.data()
+    best, before = first_population(study)
+    config = study.config(BEFORE, data, 1.0)
     direct = list(_scored(study, config, best, data).values())
     start = {"epochs": 20, "init": str(best), "freeze_encoder": config.freeze_encoder}
     tuned, how = study.cross_validate(Variant("fine-tuned", changes=FOURFOLD | start), data)
-    lines = [
-        *study.conditions(),
-        f"{described(before, config, study.pixels())} {len(teachers)} people of the first population taught"
-        " it, another one chose it.",
-        how,
-    ]
+    lines = [*study.conditions(), before, how]
     ours = {**figures("as it is", direct, Source(data).open().index.classes), **tuned}
     return study.sheet(ours, ("dsc",), lines)
 

@@ -133,7 +133,7 @@ def test_where_it_breaks_is_said():
     }
     rows = {step: np.array(values) for step, values in rows.items()}
     assert command.breaks(rows) == "Broken at 2: the mean DSC over bones is 0.15 lower."
-    assert command.breaks({0.0: rows[0.0]}).startswith("Not broken")
+    assert command.breaks({0.0: rows[0.0], 3.0: np.full(6, nan)}).startswith("Not broken")
     lines = command.table("noise", rows).splitlines()
     assert lines[0].startswith("| noise (Rician): SD, share of full scale | tibia |")
     assert lines[3] == "| 1 | 0.900 | 0.800 | 0.800 | - | 0.900 | 0.000 |"
