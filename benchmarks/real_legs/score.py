@@ -148,7 +148,7 @@ def summary(scores: Sequence[BoneScore]) -> str:
         means = [np.mean(values) for values in own.values() if values]
         if means:
             cells = " | ".join(f"{np.mean(values):.3f}" if values else "" for values in own.values())
-            lines.append(f"| {bone} | {cells} | {np.mean(means):.3f} | {wanted} |")
+            lines.append(f"| {bone} | {cells} | {np.mean(means):.3f} | {wanted:.2f} |")
     return "\n".join(lines)
 
 
