@@ -27,6 +27,7 @@ COMMANDS = {
     "train": ("cli.train:train", "Train a network on prepared slices."),
     "export": ("cli.export:export", "Make a trained network a model file."),
     "crossval": ("cli.crossval:crossval", "Cross-validate a network by subject."),
+    "bench": ("cli.bench:bench", "Measure a network in every runtime that is installed."),
     "demo": ("cli.demo:demo", "Make a small scan, segment it, compare it with the truth."),
 }
 

@@ -1,8 +1,9 @@
 """A model file's twin in fewer bits: 8-bit integers for CPUs, 16-bit floats for CUDA.
 
 Integers: static; weights have a scale an output channel (signed), activations one a tensor (unsigned: what
-processors with VNNI multiply at once), with the ranges that represent calibration slices best
-(`exporters.calibration`). First the graph is rewritten (`exporters.rewrite`), last pixels are moved as bytes.
+processors with VNNI multiply at once), from their least and greatest values on calibration slices. Before
+that the graph is rewritten (`exporters.rewrite`), and its channels are brought to like ranges
+(`exporters.equalize`); after it pixels are moved as bytes.
 """
 
 import tempfile
@@ -22,7 +23,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from exporters.calibration import best_ranges
+from exporters.equalize import equalize
 from exporters.onnx_graph import INPUT, finish, strip_labels, write
 from exporters.rewrite import Graph, moves, rewrite, unpack_weights
 from seg_core.errors import ModelError, UsageError
@@ -179,23 +180,17 @@ def _in_integers(
 ) -> onnx.ModelProto:
     """Return the bare graph in integers."""
     bare = rewrite(model, spec)
+    equalize(bare, slices[:LEAST_SLICES])
     del bare.metadata_props[:]
     # Says that the graph needs no preparation, about which a warning is printed otherwise.
     bare.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     left = [node.name for node in bare.graph.node if moves(node) or node.name.startswith(tuple(keep))]
-    constants = {tensor.name for tensor in bare.graph.initializer}
-    computed = [node for node in bare.graph.node if node.op_type in COMPUTED and node.name not in left]
-    tensors = dict.fromkeys(n for node in computed for n in (*node.input, *node.output) if n not in constants)
-    ranges = best_ranges(bare, list(tensors), slices)
-    overrides = {
-        n: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for n, (low, high) in ranges.items()
-    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantised.onnx"
         quantize_static(
             bare,
             path,
-            _Reader(slices[:1]),  # its own ranges are overridden
+            _Reader(slices),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(COMPUTED),
             nodes_to_exclude=left,
@@ -203,7 +198,6 @@ def _in_integers(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"TensorQuantOverrides": overrides},
         )
         result = onnx.load_from_string(path.read_bytes())
     _move_bytes(result)

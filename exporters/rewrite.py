@@ -5,6 +5,7 @@ In exact arithmetic each gives the same logits; in float they differ by rounding
 there a nearest upsampling and a wide stride are slow, and few channels are as slow as sixteen.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,7 +35,9 @@ class Graph:
         self.graph = graph
         self.nodes = list(graph.node)
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        self._count = 0
+        names = [node.name for node in graph.node] + [tensor.name for tensor in graph.initializer]
+        numbers = (re.match(rf"{re.escape(PREFIX)}\w+\.(\d+)", name) for name in names)
+        self._count = max((int(number[1]) for number in numbers if number), default=0)
 
     def maker(self, tensor: str) -> onnx.NodeProto | None:
         """Return the node that makes a tensor."""

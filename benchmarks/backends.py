@@ -1,0 +1,411 @@
+"""One network on one scan in every runtime and framework: time, start, memory, labels.
+
+    python -m benchmarks.backends --model MODEL --scan SCAN -o OUT     # the same as `lls bench`
+
+Every backend has a process of its own, so that its memory is its own; they take turns, so that whatever else
+the machine does meets all of them alike. Time is from prepared slices to classes on the scan's pixels. What
+is not installed, or cannot run here, is named.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.timing import Spread, machine
+from seg_core.errors import LlsError, MissingPackageError, ModelError
+from seg_core.intensity import normalised_input
+from seg_core.precision import twin_path
+from seg_core.prepare import plan_slices, prepare_slices
+from seg_core.report import peak_memory
+from seg_core.runner import Runner, default_model
+from seg_core.scan import read_scan
+from seg_core.upsample import greatest_classes
+
+Float32Array = npt.NDArray[np.float32]
+Uint8Array = npt.NDArray[np.uint8]
+Infer = Callable[[Float32Array], Uint8Array]
+"""Images (n, channels, rows, columns), as many as the batch -> classes (n, *size)."""
+
+BASE = "ONNX Runtime CPU fp32"
+PACKAGES = ("onnxruntime", "openvino", "torch", "keras", "tensorflow", "numpy")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every backend does.
+
+    Parameters
+    ----------
+    model : str
+        The model file in float32, or ``default``.
+    scan : str
+        The scan.
+    slices : int
+        How many of its slices, evenly spread.
+    network : str
+        Name of the network's architecture in the trainers, for the frameworks.
+    """
+
+    model: str
+    scan: str
+    slices: int = 8
+    network: str = "unet-resnet34"
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return default_model() if self.model == "default" else Path(self.model)
+
+    def prepared(self, runner: Runner) -> tuple[Float32Array, tuple[int, int]]:
+        """Return slices (n, channels, rows, columns) and the size of their labels."""
+        volume = read_scan(Path(self.scan)).volume
+        plan = plan_slices(volume.geometry, runner.spec)
+        array, window = normalised_input(volume.array, runner.spec.normalisation)
+        count = min(self.slices, plan.slices)
+        slices = np.linspace(0, plan.slices - 1, count).round().astype(np.int64)
+        return prepare_slices(array, plan, window, slices), plan.frame
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a backend took with a batch size.
+
+    Parameters
+    ----------
+    backend : str
+    batch : int
+    slice_ms : Spread
+        A slice, in milliseconds.
+    ratio : Spread
+        To `BASE` with a batch of 1, round by round.
+    """
+
+    backend: str
+    batch: int
+    slice_ms: Spread
+    ratio: Spread
+
+
+@dataclass
+class Result:
+    """The machine, what was done, the rows; a backend's start, memory and labels; who is missing."""
+
+    machine: Mapping[str, Any]
+    work: Mapping[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    cold_s: dict[str, float] = field(default_factory=dict)
+    peak_gb: dict[str, float] = field(default_factory=dict)
+    same_labels: dict[str, float | None] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def _runner(device: str, precision: str, work: Work, batch: int) -> Infer:
+    runner = Runner(work.path, device, precision=precision)  # type: ignore[arg-type]
+    runner.batch = batch
+    size = work.prepared(runner)[1]
+    return lambda images: runner.run(images, size, confidence=True).labels
+
+
+def _finished(logits: Callable[[Float32Array], Float32Array], work: Work) -> Infer:
+    """Turn a function that gives logits into one that gives classes, as the runner does."""
+    runner = Runner(work.path, "cpu", precision="fp32")
+    size, temperature = work.prepared(runner)[1], runner.spec.temperature
+    return lambda images: greatest_classes(logits(images), size, temperature)[0]
+
+
+def _openvino(precision: str, work: Work, batch: int) -> Infer:
+    import openvino
+
+    path = work.path if precision == "fp32" else twin_path(work.path, precision)
+    if not path.is_file():
+        raise ModelError(f"there is no {precision} twin beside the file")
+    core = openvino.Core()
+    model = core.read_model(path)
+    # Else float32 is computed in bfloat16 where the processor can.
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    size = np.array([1, 1], np.int64)
+
+    def logits(images: Float32Array) -> Float32Array:
+        feed = {name: images if name == "image" else size for name in _names(compiled.inputs)}
+        found: Float32Array = request.infer(feed)["logits"]
+        return found
+
+    return _finished(logits, work)
+
+
+def _names(ports: Sequence[Any]) -> list[str]:
+    return [port.get_any_name() for port in ports]
+
+
+def _torch(kind: str, work: Work, batch: int) -> Infer:
+    import torch
+
+    from trainers.model_file import read_model
+    from trainers.torch.from_model import fill
+    from trainers.torch.network import build_network
+
+    spec, weights = read_model(work.path)
+    network = build_network(work.network, len(spec.classes) + 1, spec.channels).eval()
+    fill(network, weights, work.path)
+    if kind == "compiled":
+        network = torch.compile(network)
+    dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+
+    def logits(images: Float32Array) -> Float32Array:
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=kind == "bf16"):
+            found: Float32Array = network(torch.from_numpy(images)).float().numpy()
+        return found
+
+    return _finished(logits, work)
+
+
+def _keras(work: Work, batch: int) -> Infer:
+    """Keras' network of the same name, with random weights, which take as long as others."""
+    from trainers.registry import get_config, get_trainer
+
+    spec = Runner(work.path, "cpu", precision="fp32").spec
+    config = get_config("keras", work.network, device="cpu", channels=spec.channels)
+    return get_trainer("keras").make_engine(config, spec.classes).predict
+
+
+BACKENDS: Mapping[str, Callable[[Work, int], Infer]] = {
+    BASE: partial(_runner, "cpu", "fp32"),
+    "ONNX Runtime CPU int8": partial(_runner, "cpu", "int8"),
+    "ONNX Runtime OpenVINO fp32": partial(_runner, "openvino", "fp32"),
+    "ONNX Runtime OpenVINO int8": partial(_runner, "openvino", "int8"),
+    "ONNX Runtime CUDA fp32": partial(_runner, "cuda", "fp32"),
+    "ONNX Runtime CUDA fp16": partial(_runner, "cuda", "fp16"),
+    "OpenVINO fp32": partial(_openvino, "fp32"),
+    "OpenVINO int8": partial(_openvino, "int8"),
+    "PyTorch eager": partial(_torch, "eager"),
+    "PyTorch compiled": partial(_torch, "compiled"),
+    "PyTorch bf16": partial(_torch, "bf16"),
+    "Keras": _keras,
+}
+OTHER_WEIGHTS = ("Keras",)
+"""Those whose weights are not the file's: their labels are not compared."""
+
+
+def _serve(pipe: Connection, name: str, work: Work) -> None:
+    """Run a backend in a process of its own: for every batch size that comes, all slices, timed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    begun = time.perf_counter()
+    known: dict[int, Infer] = {}
+    try:
+        images, _ = work.prepared(Runner(work.path, "cpu", precision="fp32"))
+        ready = time.perf_counter()
+        known[1] = BACKENDS[name](work, 1)
+        known[1](images[:1])
+        pipe.send({"cold_s": time.perf_counter() - ready, "prepared_s": ready - begun})
+    except (ImportError, LlsError) as error:
+        fix = error.fix if isinstance(error, MissingPackageError) else ""
+        pipe.send({"missing": " ".join(str(error).splitlines()[:1]) + (f" ({fix})" if fix else "")})
+        return
+    while (batch := pipe.recv()) is not None:
+        if batch not in known:
+            known[batch] = BACKENDS[name](work, batch)
+            known[batch](_batch(images, 0, batch))
+        begun = time.perf_counter()
+        labels = [known[batch](_batch(images, n, batch)) for n in range(0, len(images), batch)]
+        seconds = time.perf_counter() - begun
+        found = np.concatenate(labels)[: len(images)]
+        pipe.send({"seconds": seconds, "labels": found, "peak": peak_memory()})
+
+
+def _batch(images: Float32Array, start: int, batch: int) -> Float32Array:
+    """Return a batch, filled up at the end with the first slices."""
+    return np.ascontiguousarray(np.take(images, range(start, start + batch), axis=0, mode="wrap"))
+
+
+def run(work: Work, names: Sequence[str], batches: Sequence[int] = (1,), rounds: int = 3) -> Result:
+    """Measure backends in turn.
+
+    Parameters
+    ----------
+    work : Work
+        What they do.
+    names : sequence of str
+        Of ``BACKENDS``; `BASE` is always among those that run.
+    batches : sequence of int
+        Slices a call.
+    rounds : int
+        How often each runs over all slices; medians are compared.
+    """
+    names = list(dict.fromkeys((BASE, *names)))
+    batches = list(dict.fromkeys((1, *batches)))
+    result = Result(machine(*PACKAGES), asdict(work) | {"rounds": rounds, "batches": batches})
+    context = multiprocessing.get_context("spawn")
+    workers: dict[str, tuple[Any, Connection]] = {}
+    try:
+        for name in names:
+            here, there = context.Pipe()
+            worker = context.Process(target=_serve, args=(there, name, work), daemon=True)
+            worker.start()
+            there.close()
+            found = _answer(here)
+            if "missing" in found:
+                result.missing[name] = found["missing"]
+            else:
+                workers[name] = worker, here
+                result.cold_s[name] = found["cold_s"]
+        _take_turns(result, {name: pipe for name, (_, pipe) in workers.items()}, batches, rounds)
+    finally:
+        for worker, pipe in workers.values():
+            pipe.close()
+            worker.join(10)
+            worker.terminate()
+    return result
+
+
+def _answer(pipe: Connection) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = pipe.recv()
+    except EOFError:
+        return {"missing": "its process ended"}
+    return found
+
+
+def _take_turns(result: Result, pipes: dict[str, Connection], batches: Sequence[int], rounds: int) -> None:
+    """Fill in rows, peaks and labels; a backend that ends on the way becomes a missing one."""
+    seconds: dict[tuple[str, int], list[float]] = {}
+    labels: dict[str, Uint8Array] = {}
+    for _ in range(rounds):
+        for batch in batches:
+            for name in list(pipes):
+                pipes[name].send(batch)
+                found = _answer(pipes[name])
+                if "missing" in found:
+                    result.missing[name] = found["missing"]
+                    pipes.pop(name)
+                    continue
+                seconds.setdefault((name, batch), []).append(found["seconds"])
+                labels[name] = found["labels"]
+                result.peak_gb[name] = round((found["peak"] or 0) / 1e9, 3)
+    count = len(labels[BASE])
+    base = np.array(seconds[BASE, 1])
+    for (name, batch), taken in seconds.items():
+        if len(taken) == rounds:
+            times = np.array(taken)
+            row = Row(name, batch, Spread.of(times / count * 1000), Spread.of(times / base))
+            result.rows.append(row)
+    for name, found in labels.items():
+        compared = name not in OTHER_WEIGHTS
+        result.same_labels[name] = float(np.mean(found == labels[BASE])) if compared else None
+
+
+def as_markdown(result: Result) -> str:
+    """Return the rows as a table, the fastest first, and who is missing."""
+    lines = [
+        f"{result.machine['processor']}, {result.machine['cores']} cores; {result.work['slices']} slices a"
+        f" round, medians of {result.work['rounds']} rounds in turns (quartiles).",
+        "",
+        f"| backend | batch | time, {BASE} = 1 | start s | peak GB | same labels |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(result.rows, key=lambda row: row.ratio.median):
+        same = result.same_labels[row.backend]
+        cells = [
+            row.backend,
+            str(row.batch),
+            f"{row.ratio.median:.2f} ({row.ratio.low:.2f} to {row.ratio.high:.2f})",
+            f"{result.cold_s[row.backend]:.1f}",
+            f"{result.peak_gb[row.backend]:.2f}",
+            "-" if same is None else f"{same:.4%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"- {name}: not here: {why}" for name, why in result.missing.items())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def slower(result: Result, earlier: Mapping[str, Any], by: float = 1.1) -> list[str]:
+    """Say what got slower than an earlier run, in ratios to `BASE`, beyond the quartiles of both."""
+    lines = []
+    if earlier["machine"]["processor"] != result.machine["processor"]:
+        lines.append(f"another machine: {earlier['machine']['processor']}")
+    known = {(row["backend"], row["batch"]): row for row in earlier["rows"]}
+    for row in result.rows:
+        old = known.get((row.backend, row.batch))
+        if old is None:
+            continue
+        for what, new, before in (
+            ("ratio", row.ratio, Spread(**old["ratio"])),
+            ("ms a slice", row.slice_ms, Spread(**old["slice_ms"])),
+        ):
+            if new.median > by * before.median and new.low > before.high:
+                change = f"{before.median:.3g} to {new.median:.3g}"
+                lines.append(f"slower: {row.backend}, batch {row.batch}: {what} {change}")
+    return lines
+
+
+def draw(result: Result, path: Path) -> None:
+    """Draw the ratios as bars with their quartiles."""
+    from matplotlib.figure import Figure
+
+    rows = sorted(result.rows, key=lambda row: -row.ratio.median)
+    figure = Figure((8, 0.4 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    medians = [row.ratio.median for row in rows]
+    spread = [[r.ratio.median - r.ratio.low for r in rows], [r.ratio.high - r.ratio.median for r in rows]]
+    axes.barh([f"{row.backend}, batch {row.batch}" for row in rows], medians, xerr=spread, color="#4878a8")
+    axes.set_xlabel(f"time a slice, {BASE} = 1")
+    figure.savefig(path, dpi=120)
+
+
+def write(result: Result, folder: Path) -> None:
+    """Write ``backends.json``, ``backends.md`` and, where Matplotlib is installed, ``backends.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "backends.json").write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    (folder / "backends.md").write_text(as_markdown(result), encoding="utf-8")
+    try:
+        draw(result, folder / "backends.png")
+    except ImportError:
+        print("no plot: Matplotlib is not installed", file=sys.stderr)
+
+
+def chosen(words: Sequence[str]) -> list[str]:
+    """Return the backends whose names contain one of the words; all without a word."""
+    return [n for n in BACKENDS if not words or any(word.lower() in n.lower() for word in words)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, write; return 1 where something got slower."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--scan", required=True)
+    parser.add_argument("--slices", type=int, default=Work.slices)
+    parser.add_argument("--network", default=Work.network, help="of the frameworks")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 4])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backend", nargs="*", default=[], help="part of a name")
+    parser.add_argument("--against", type=Path, help="backends.json of an earlier run on this machine")
+    parser.add_argument("-o", "--out", type=Path, help="folder for JSON, Markdown and plot")
+    options = parser.parse_args(arguments)
+    work = Work(options.model, options.scan, options.slices, options.network)
+    result = run(work, chosen(options.backend), options.batch, options.rounds)
+    print(as_markdown(result))
+    if options.out:
+        write(result, options.out)
+    if not options.against:
+        return 0
+    lines = slower(result, json.loads(options.against.read_text(encoding="utf-8")))
+    print("\n".join(lines) or "nothing got slower")
+    return int(any(line.startswith("slower") for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
