@@ -26,7 +26,9 @@ from cli.console import debug_option, json_option, print_json
     help="Of --precision, may be repeated: a scan on which the twin is calibrated and compared; by default "
     "--slices, or four that are drawn.",
 )
-@click.option("--keep", multiple=True, metavar="NAME", help="Of --precision: nodes that stay in fp32.")
+@click.option(
+    "--keep-last", default=1, show_default=True, help="Of int8: the last convolutions that stay in fp32."
+)
 @click.option(
     "--from-nnunet",
     type=click.Path(path_type=Path),
@@ -106,7 +108,7 @@ def _export_twin(model: Path | None, output: Path, as_json: bool, flags: dict[st
     else:
         volumes = (read_scan(path).volume for path in flags["scans"]) if flags["scans"] else drawn_scans()
         slices = list(scan_slices(volumes, spec, SLICES))
-    done = export_twin(model, output, slices, TwinExport(flags["precision"], flags["keep"]))
+    done = export_twin(model, output, slices, TwinExport(flags["precision"], flags["keep_last"]))
     if as_json:
         print_json({"file": str(done.path), "sha256": done.sha256, "agreement": done.agreement})
         return

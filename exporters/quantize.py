@@ -2,8 +2,8 @@
 
 Integers: static; weights have a scale an output channel (signed), activations one a tensor (unsigned: what
 processors with VNNI multiply at once), from their least and greatest values on calibration slices. Before
-that the graph is rewritten (`exporters.rewrite`), and its channels are brought to like ranges
-(`exporters.equalize`); after it pixels are moved as bytes.
+that the graph is rewritten (`exporters.rewrite`); after it pixels are moved as bytes. The last convolution
+stays in float32: steps of its logits would move every border a little.
 """
 
 import tempfile
@@ -23,7 +23,6 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from exporters.equalize import equalize
 from exporters.onnx_graph import INPUT, finish, strip_labels, write
 from exporters.rewrite import Graph, moves, rewrite, unpack_weights
 from seg_core.errors import ModelError, UsageError
@@ -51,12 +50,13 @@ class TwinExport:
     ----------
     precision : {"int8", "fp16"}
         In what it computes.
-    keep : sequence of str
-        Begin of the names of nodes that stay in float32, for a network whose labels suffer.
+    keep_last : int
+        How many of the last convolutions of an ``int8`` twin stay in float32; more for a network whose labels
+        suffer.
     """
 
     precision: Literal["int8", "fp16"] = "int8"
-    keep: Sequence[str] = ()
+    keep_last: int = 1
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def export_twin(
         raise ModelError(f"{source.name}: a network of patches, channels last or a twin", "one of slices")
     model = onnx.load_from_string(source.read_bytes())
     make = _in_integers if request.precision == "int8" else _in_halves
-    bare = make(model, spec, slices[::2], request.keep)
+    bare = make(model, spec, slices[::2], request)
     compared = slices[1::2]
     agreement = _agreement(runner, finish(bare, spec).SerializeToString(), compared)
     twin = Twin(request.precision, runner.fingerprint, agreement, len(compared))
@@ -176,15 +176,17 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _in_integers(
-    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], keep: Sequence[str]
+    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], request: TwinExport
 ) -> onnx.ModelProto:
     """Return the bare graph in integers."""
     bare = rewrite(model, spec)
-    equalize(bare, slices[:LEAST_SLICES])
     del bare.metadata_props[:]
     # Says that the graph needs no preparation, about which a warning is printed otherwise.
     bare.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    left = [node.name for node in bare.graph.node if moves(node) or node.name.startswith(tuple(keep))]
+    nodes = list(bare.graph.node)
+    places = [n for n, node in enumerate(nodes) if node.op_type == "Conv"]
+    end = places[-request.keep_last] if 0 < request.keep_last <= len(places) else len(nodes)
+    left = [node.name for n, node in enumerate(nodes) if moves(node) or n >= end]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantised.onnx"
         quantize_static(
@@ -234,7 +236,7 @@ def _move_bytes(model: onnx.ModelProto) -> None:
 
 
 def _in_halves(
-    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], keep: Sequence[str]
+    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], request: TwinExport
 ) -> onnx.ModelProto:
     """Return the bare graph in 16-bit floats, with inputs and outputs in 32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -244,7 +246,6 @@ def _in_halves(
     graph = Graph(bare.graph)
     unpack_weights(graph)
     graph.written()
-    names = [node.name for node in bare.graph.node if keep and node.name.startswith(tuple(keep))]
-    halves = OnnxModel(convert_float_to_float16(bare, keep_io_types=True, node_block_list=names))
+    halves = OnnxModel(convert_float_to_float16(bare, keep_io_types=True))
     halves.topological_sort()
     return halves.model

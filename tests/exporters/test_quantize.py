@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto
 
 from cli.export import export as export_command
 from exporters.quantize import TwinExport, export_twin, scan_slices
@@ -69,18 +70,21 @@ def test_the_runtime_computes_in_integers_and_moves_bytes(twin, tmp_path):
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(str(twin.path), options, providers=["CPUExecutionProvider"])
     counts = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-    assert counts["QLinearConv"] == 7
-    assert counts["Conv"] + counts["FusedConv"] + counts["NchwcConv"] == 0
+    assert counts["QLinearConv"] == 6
+    assert counts["Conv"] + counts["FusedConv"] == 1
     assert counts["QLinearAdd"] == 2
     assert counts["QuantizeLinear"] == 1
     assert counts["QLinearConcat"] == 0
 
 
-def test_nodes_that_shall_stay_in_float32_do(source, slices, tmp_path):
-    made = export_twin(source, tmp_path / "t.onnx", slices, TwinExport(keep=("node_logits",)))
-    nodes = [n for n in onnx.load(made.path).graph.node if n.name == "node_logits"]
-    weights = {tensor.name for tensor in onnx.load(made.path).graph.initializer}
-    assert [node.input[1] in weights for node in nodes] == [True]
+@pytest.mark.parametrize("keep_last", [0, 1, 3])
+def test_the_last_convolutions_stay_in_float32(source, slices, tmp_path, keep_last):
+    made = export_twin(source, tmp_path / "t.onnx", slices, TwinExport(keep_last=keep_last))
+    model = onnx.load(made.path)
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    kept = [node.input[1] in weights for node in model.graph.node if node.op_type == "Conv"]
+    assert sum(kept) == keep_last
+    assert kept[-1] == (keep_last > 0)
 
 
 def test_halves(source, slices, tmp_path):
