@@ -92,13 +92,12 @@ def nnunet_labels(
     number, labels, confidence
         As `seg_core.patches.patch_labels` gives them; both are 0 beyond the box.
     """
-    seen = scale(array[box], *window)
+    depth, rows, columns = (part.stop - part.start for part in box)
     wanted = plan.depth_mm, *runner.spec.grid.spacing_mm
-    axes = zip(seen.shape, plan.spacing_mm, wanted, strict=True)
+    axes = zip((depth, rows, columns), plan.spacing_mm, wanted, strict=True)
     shape = tuple(resampled(*axis) for axis in axes)
-    stack = resample_cubic(seen, shape, coarse_axis(plan.spacing_mm, wanted))
-    size = seen.shape[0], seen.shape[1], seen.shape[2]
-    found = patch_labels(stack, runner, size, coarse_axis(wanted, plan.spacing_mm))
+    stack = resample_cubic(scale(array[box], *window), shape, coarse_axis(plan.spacing_mm, wanted))
+    found = patch_labels(stack, runner, (depth, rows, columns), coarse_axis(wanted, plan.spacing_mm))
     for number in range(len(array)):
         labels, confidence = np.zeros((2, *array.shape[1:]), np.uint8)
         if box[0].start <= number < box[0].stop:

@@ -6,6 +6,7 @@ mirroring.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.ahead import made_ahead
 from seg_core.errors import UsageError
 
 Float32Array = npt.NDArray[np.float32]
@@ -88,7 +90,7 @@ def sliding_logits(volume: Slices, tiling: Tiling, infer: Infer) -> Iterator[Sla
     ----------
     volume : Slices, (slices, rows, columns)
         Prepared. An axis shorter than the patch is padded with 0 on both sides. Each slice is read once, in
-        order. Left alone.
+        order, by another thread that stays one patch ahead. Left alone.
     tiling : Tiling
         How patches cover it.
     infer : callable
@@ -99,8 +101,8 @@ def sliding_logits(volume: Slices, tiling: Tiling, infer: Infer) -> Iterator[Sla
     first : int
         Slice with which a slab begins.
     logits : ndarray of float32, (classes, n, rows, columns)
-        Means of all patches that cover a voxel, weighed by `tile_weights` along each axis. Only one patch's
-        slices are held at a time.
+        Means of all patches that cover a voxel, weighed by `tile_weights` along each axis. One patch's slices
+        are held at a time, and those that the next one has besides.
 
     Raises
     ------
@@ -147,8 +149,9 @@ def _slabs(volume: _Padded, tiling: Tiling, infer: Infer) -> Iterator[Slab]:
     weights = _product(lines)
     depth, total = tiling.patch[0], np.zeros((0, 0, 0, 0), np.float32)
     begin, block = 0, np.zeros((0, *volume.shape[1:]), np.float32)
-    for first, after in zip(starts[0], [*starts[0][1:], volume.shape[0]], strict=True):
-        fresh = volume.read(begin + len(block), first + depth)
+    reads = made_ahead(lambda part: volume.read(*part), pairwise([0, *(n + depth for n in starts[0])]))
+    afters = [*starts[0][1:], volume.shape[0]]
+    for first, after, fresh in zip(starts[0], afters, reads, strict=True):
         begin, block = first, np.concatenate([block[first - begin :], fresh])
         for row in starts[1]:
             for column in starts[2]:

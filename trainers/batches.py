@@ -1,19 +1,20 @@
 """Which slices a training sees, and in what order: of seed and epoch alone, to be resumable."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.ahead import made_ahead
 from seg_core.errors import UsageError
 from trainers.augment import Augmentation, augment
 from trainers.cache import STEP, Place, SliceCache
 from trainers.config import Around
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
+AHEAD = 2
+"""Batches that are made ahead: one takes tens of milliseconds, a training step more."""
 
 
 @dataclass(frozen=True)
@@ -126,20 +127,7 @@ def training_batches(
             )
         return _cut((images, labels), windows) if windows else (images, labels)
 
-    yield from made_ahead(make, range(first_batch, draw.samples // draw.batch))
-
-
-def made_ahead(make: Callable[[int], Batch], numbers: Iterable[int]) -> Iterator[Batch]:
-    """Give ``make(number)`` in order, each made by another thread while the one before is used."""
-    # Two ahead are enough: a batch takes tens of milliseconds, a training step more.
-    with ThreadPoolExecutor(1) as pool:
-        pending = deque[Future[Batch]]()
-        for number in numbers:
-            pending.append(pool.submit(make, number))
-            if len(pending) > 2:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    yield from made_ahead(make, range(first_batch, draw.samples // draw.batch), AHEAD)
 
 
 def columns(*parts: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

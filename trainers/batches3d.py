@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.ahead import made_ahead
 from seg_core.prepare import resampled
 from seg_core.resize import SliceResampler
 from trainers.augment import NONE, Augmentation, augment
-from trainers.batches import Batch, Draw, columns, epoch_order, made_ahead
+from trainers.batches import AHEAD, Batch, Draw, columns, epoch_order
 from trainers.cache import Place, SliceCache
 from trainers.config import IGNORED, Patches
 
@@ -85,7 +86,7 @@ def patch_batches(
         samples = zip(slices, seeds, zip(drawn, chosen, strict=True), strict=True)
         return _stacked([_patch(cache, n, patches, seed, change) for n, seed, change in samples])
 
-    return made_ahead(make, range(first_batch, draw.samples // draw.batch))
+    return made_ahead(make, range(first_batch, draw.samples // draw.batch), AHEAD)
 
 
 def fixed_patches(cache: SliceCache, slices: npt.NDArray[np.int64], patches: Patches) -> Batch:

@@ -1,0 +1,36 @@
+"""What another thread makes while the one before is used."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], ahead: int = 1) -> Iterator[Made]:
+    """Give ``make(item)`` in order, each made by one other thread while earlier ones are used.
+
+    Parameters
+    ----------
+    make : callable
+        Is never called twice at a time.
+    items : iterable
+        Taken as they are needed; without any nothing is given.
+    ahead : int
+        How many may be ready, or in the making, beside the one that is used: this bounds memory.
+
+    Raises
+    ------
+    Exception
+        What ``make`` raises, in the place of its result.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque[Future[Made]]()
+        for item in items:
+            pending.append(pool.submit(make, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
