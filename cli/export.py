@@ -42,6 +42,13 @@ from cli.console import debug_option, json_option, print_json
     help="Of --from-nnunet, may be repeated; by default the mean of all.",
 )
 @click.option(
+    "--checkpoint",
+    type=click.Choice(["final", "best", "latest"]),
+    default="final",
+    show_default=True,
+    help="Of --from-nnunet: the last one of an ended training, the best by validation, or the latest.",
+)
+@click.option(
     "--orientation",
     default="LPS",
     show_default=True,
@@ -82,7 +89,9 @@ def export(run: Path | None, from_nnunet: Path | None, output: Path, as_json: bo
             from exporters.nnunet import NnUNetExport, export_nnunet
         except ImportError as error:
             raise MissingPackageError(f"{error}", fix="pip install 'lls[nnunet,cpu]'") from error
-        request = NnUNetExport(flags["name"], flags["fold"], flags["orientation"], options)
+        request = NnUNetExport(
+            flags["name"], flags["fold"], flags["orientation"], flags["checkpoint"], options
+        )
         done = export_nnunet(from_nnunet, output, request)
     if as_json:
         differences = {"logits": done.parity.logits, "labels": done.parity.labels}

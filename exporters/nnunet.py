@@ -40,6 +40,8 @@ class NnUNetExport:
     orientation : str
         How the training scans were stored: direction in which i, j, k increase. nnU-Net does not look at it,
         unless its reader turns all scans to RAS, which the plans say and which goes first.
+    checkpoint : {"final", "best", "latest"}
+        Which of nnU-Net's checkpoints is taken of each fold.
     options : ExportOptions
         Weights and tolerance.
     """
@@ -47,6 +49,7 @@ class NnUNetExport:
     name: str = ""
     folds: tuple[str, ...] = ()
     orientation: str = "LPS"
+    checkpoint: str = "final"
     options: ExportOptions = field(default_factory=ExportOptions)
 
 
@@ -57,7 +60,7 @@ def export_nnunet(folder: Path, path: Path, request: NnUNetExport | None = None)
     ----------
     folder : Path
         ``nnUNetTrainer__nnUNetPlans__3d_fullres`` or the like: plans.json, dataset.json and
-        fold_*/checkpoint_final.pth.
+        fold_*/checkpoint_final.pth. What else nnU-Net leaves there is not read.
     path : Path
         The file; replaced if it is there.
     request : NnUNetExport, optional
@@ -78,7 +81,7 @@ def export_nnunet(folder: Path, path: Path, request: NnUNetExport | None = None)
     request = request or NnUNetExport()
     plans, dataset = _json(folder / "plans.json"), _json(folder / "dataset.json")
     try:
-        networks, states = [], [_checkpoint(fold) for fold in _folds(folder, request.folds)]
+        networks, states = [], [_checkpoint(fold) for fold in _folds(folder, request)]
         chosen = states[0]["init_args"]["configuration"]
         configuration = _configuration(plans["configurations"], chosen)
         spec = describe(plans, dataset, configuration, request)
@@ -253,19 +256,22 @@ def _imported(name: str, prefix: str) -> Any:
         raise MissingPackageError(f"{name}: {error}", fix="pip install 'lls[nnunet]'") from error
 
 
-def _folds(folder: Path, wanted: tuple[str, ...]) -> list[Path]:
+def _folds(folder: Path, request: NnUNetExport) -> list[Path]:
     """Return the checkpoints of the folds; all by default, those of single folds before that of all data."""
-    files = {
-        file.parent.name.removeprefix("fold_"): file for file in folder.glob("fold_*/checkpoint_final.pth")
-    }
-    missing = [fold for fold in wanted if fold not in files]
+    name = f"checkpoint_{request.checkpoint}.pth"
+    files = {file.parent.name.removeprefix("fold_"): file for file in folder.glob(f"fold_*/{name}")}
+    missing = [fold for fold in request.folds if fold not in files]
     if missing or not files:
+        others = sorted(
+            {f"{file.parent.name}/{file.name}" for file in folder.glob("fold_*/checkpoint_*.pth")}
+        )
         raise UsageError(
-            f"no checkpoint_final.pth of {', '.join(missing) or 'any fold'} in {folder}",
+            f"no {name} of {', '.join(missing) or 'any fold'} in {folder}",
             f"some of {', '.join(sorted(files)) or 'fold_0 to fold_4, fold_all'}",
+            f"there are {', '.join(others)}: --fold and --checkpoint choose" if others else "",
         )
     single = sorted(fold for fold in files if fold != "all")
-    return [files[fold] for fold in wanted or single or ["all"]]
+    return [files[fold] for fold in request.folds or single or ["all"]]
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

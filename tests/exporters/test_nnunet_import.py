@@ -267,6 +267,59 @@ def test_what_the_runner_cannot_do_is_refused_by_name(make_folder, changes, erro
     assert not (folder / "x.onnx").exists()
 
 
+def left_by_nnunet(folder, monkeypatch, files):
+    """A model folder as nnU-Net's own trainer writes it, though it has learned nothing."""
+    pytest.importorskip("nnunetv2", reason="nnunetv2 is in the extra dev")
+    plans, about = (json.loads((folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
+    for name in ("preprocessed", "results", "raw"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(folder / name))
+    cases = folder / "preprocessed" / plans["dataset_name"] / "d"
+    cases.mkdir(parents=True)
+    (cases / "legs_000.b2nd").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+        trainer = nnUNetTrainer(
+            json.loads(json.dumps(plans)) | {"continue_training": False},
+            "3d_fullres",
+            0,
+            about,
+            torch.device("cpu"),
+        )
+        trainer.initialize()
+        trainer.logger.log("train_losses", np.float32(0.5), 0)
+        trainer.logger.log("mean_fg_dice", np.mean([0.5, 0.7]), 0)
+        for file in files:
+            trainer.save_checkpoint(f"{trainer.output_folder}/{file}")
+    home = folder / "results" / plans["dataset_name"] / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    for name, content in (("plans", plans), ("dataset", about), ("dataset_fingerprint", {"spacings": []})):
+        (home / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    found = home / "crossval_results_folds_0_1_2_3_4"
+    found.mkdir()
+    (found / "postprocessing.json").write_text('{"postprocessing_fns": ["remove_all_but_largest"]}')
+    (home / "fold_0" / "validation").mkdir()
+    (home / "fold_0" / "validation" / "summary.json").write_text("{}")
+    return home
+
+
+def test_a_folder_as_nnunets_own_trainer_leaves_it(make_folder, monkeypatch):
+    home = left_by_nnunet(
+        make_folder(folds=()), monkeypatch, ("checkpoint_best.pth", "checkpoint_latest.pth")
+    )
+    with pytest.raises(
+        UsageError, match=r"fold_0/checkpoint_best\.pth, fold_0/checkpoint_latest\.pth"
+    ) as raised:
+        export_nnunet(home, home / "x.onnx")
+    assert "checkpoint_final.pth" in raised.value.found
+    assert not (home / "x.onnx").exists()
+    arguments = ["--from-nnunet", str(home), "--checkpoint", "best", "-o", str(home / "best.onnx")]
+    done = CliRunner().invoke(export_command, arguments)
+    assert done.exit_code == 0, done.output
+    spec = Runner(home / "best.onnx", "cpu").spec
+    assert (spec.name, spec.classes, spec.patch) == ("Dataset001_Legs 3d", CLASSES, PATCH)
+
+
 def test_other_folders_are_refused(make_folder, tmp_path):
     with pytest.raises(ModelError, match=r"plans\.json cannot be read"):
         export_nnunet(tmp_path / "none", tmp_path / "x.onnx")
