@@ -26,6 +26,8 @@ _WRITABLE = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "float32", "
 _SAME_MM = 0.01  # a quaternion in float32 is that exact over two metres
 _LABEL_INTENT = 1002
 _DATA_OFFSET = 352
+_CHUNK = 1 << 20
+"""Bytes that are read at a time."""
 _SLAB = 16
 
 
@@ -117,8 +119,11 @@ def read_labels(path: str | Path, labels: Mapping[int, str] | None = None) -> La
         labels = read_label_table(table)
     values = array.astype(np.uint8, copy=False)
     if labels is None:
-        occurring = np.flatnonzero(np.bincount(values.ravel(order="K"), minlength=256))
-        labels = {int(v): f"label_{v}" for v in occurring if v}
+        # Slice by slice: bincount makes whole numbers of eight bytes first.
+        counts = sum(
+            np.bincount(values[..., k].ravel(order="K"), minlength=256) for k in range(values.shape[2])
+        )
+        labels = {int(v): f"label_{v}" for v in np.flatnonzero(counts) if v}
     return LabelMap(values, Geometry(values.shape, affine), dict(labels))
 
 
@@ -287,7 +292,7 @@ def _array(path: Path, image: Any) -> npt.NDArray[Any]:
             "write the wanted volume into a file of its own",
         )
     try:
-        stored = np.asarray(proxy.get_unscaled())
+        stored = _stored(proxy)
     except MemoryError as error:
         raise MemoryLimitError(f"no memory for {proxy.shape} voxels") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -299,6 +304,23 @@ def _array(path: Path, image: Any) -> npt.NDArray[Any]:
     shape = (*stored.shape, 1, 1)[:3]
     native = stored.dtype.newbyteorder("=")
     return np.asarray(stored, dtype=native, order="F").reshape(shape, order="F")
+
+
+def _stored(proxy: Any) -> npt.NDArray[Any]:
+    """Read the values as they are stored; nibabel holds a compressed file four times meanwhile."""
+    from nibabel.openers import ImageOpener
+
+    stored = np.empty(proxy.shape, proxy.dtype, order="F")
+    flat, done = stored.reshape(-1, order="F").view(np.uint8), 0
+    with ImageOpener(proxy.file_like) as file:
+        file.seek(proxy.offset)
+        while done < len(flat):
+            part = np.frombuffer(file.read(min(_CHUNK, len(flat) - done)), np.uint8)
+            if not len(part):
+                raise EOFError
+            flat[done : done + len(part)] = part
+            done += len(part)
+    return stored
 
 
 def _scaled(stored: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from numba import njit
 from seg_core.errors import GeometryError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap
 from seg_core.labels import plain_labels, sided_labels
+from seg_core.moments import label_moments
 from seg_core.nifti import is_nifti, read_labels
 from seg_core.ply import Mesh, Space, read_ply
 from seg_core.statistics import split_name
@@ -256,24 +257,24 @@ def mask_part(name: str, mask: LabelMap, geometry: Geometry) -> tuple[Part, list
     ScanError
         If it has more than one value beside 0.
     """
-    present = np.flatnonzero(np.bincount(mask.array.ravel(order="K"), minlength=2)[1:]) + 1
+    present = label_moments(mask.array)
     if len(present) > 1:
         raise ScanError(
             f"the mask of {name} has the values {', '.join(map(str, present))}",
             "0 and one other",
             "name it labels.nii.gz if it holds several structures",
         )
-    inside, notes = onto_grid(mask, geometry)
-    everything = slice(0, None)
-    return Part(name, (everything,) * 3, inside > 0), [f"{name}: {note}" for note in notes]
+    array, notes = onto_grid(mask, geometry)
+    # Cut out: structures are put together in boxes, and no more arrays of the scan's size are made.
+    box = next((moments.box for moments in label_moments(array).values()), (slice(0, 0),) * 3)
+    return Part(name, box, array[box] > 0), [f"{name}: {note}" for note in notes]
 
 
 def _from_map(
     path: Path, geometry: Geometry, names: Mapping[int, str], values: Mapping[str, int]
 ) -> tuple[npt.NDArray[np.uint8], Mapping[tuple[int, int], int], list[str]]:
     stored = read_labels(path, names)
-    present = np.flatnonzero(np.bincount(stored.array.ravel(order="K"), minlength=256))
-    unknown = [int(v) for v in present if v not in (0, IGNORED) and v not in names]
+    unknown = [v for v in label_moments(stored.array) if v != IGNORED and v not in names]
     if unknown:
         raise ScanError(
             f"{path.name} has the values {', '.join(map(str, unknown))} without a name",

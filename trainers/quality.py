@@ -81,7 +81,9 @@ def examine(volume: Volume, labels: LabelMap, missing: Sequence[str] = ()) -> Qu
 
 
 def _without_ignored(labels: LabelMap) -> LabelMap:
-    array = np.where(labels.array == IGNORED, np.uint8(0), labels.array)
+    array = labels.array.copy(order="K")
+    for k in range(array.shape[2]):  # a slice at a time, so that no second volume is made
+        array[..., k][array[..., k] == IGNORED] = 0
     return LabelMap(array, labels.geometry, labels.labels)
 
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import vtk
@@ -181,6 +183,28 @@ def test_what_two_structures_claim_is_told(grid, write_mask, overlap, here):
     assert np.array_equal(found.labels.array, expected)
     assert found.overlaps == {"tibia, femur": 2 * 6}
     assert found.labels.labels == {1: "tibia", 2: "femur"}
+
+
+def test_putting_labels_together_takes_little_more_than_they_are(tmp_path):
+    """In bytes a voxel: a mask as it is read, the union, and what is contested."""
+    grid = Geometry((160, 160, 160), np.diag([-1.0, -1.0, 2.0, 1.0]))
+    paths, whole = {}, np.zeros(grid.shape, np.uint8, order="F")
+    for value, name in enumerate(("tibia", "femur"), 1):
+        array = np.zeros(grid.shape, np.uint8, order="F")
+        array[20 * value : 20 * value + 30, 30:60, 30:60] = 1
+        whole[array > 0] = value
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        write_labels(paths[name], LabelMap(array, grid, {}))
+    write_labels(tmp_path / "labels.nii.gz", LabelMap(whole, grid, {}))
+    write_label_table(tmp_path / "labels.json", {1: "tibia", 2: "femur"})
+    for one in (subject(structures=paths), subject(label_map=tmp_path / "labels.nii.gz")):
+        found = label_subject(one, grid, BOTH, MaskOptions("priority"))
+        assert np.array_equal(found.labels.array > 0, whole > 0)
+        tracemalloc.start()
+        label_subject(one, grid, BOTH, MaskOptions("priority"))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5 * whole.size
 
 
 def test_both_sides_of_a_class_have_no_quarrel(grid, write_mask):
