@@ -6,6 +6,7 @@ its own middle. That needs no label of the other leg, no origin of the axes, and
 askew.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,7 +76,8 @@ def find_midline(volume: Volume, labels: LabelMap, side: str) -> Midline:
     levels = np.unique(np.linspace(0, image.shape[2] - 1, count).round().astype(int))
     level_mm = view.sizes[2] * image.shape[2] / len(levels)
     bright = display_window(view.image)[1]
-    score = _symmetry(image[:, :, levels], (step, row_step), bright, max(1, round(WINDOW_MM / level_mm)))
+    planes = [image[:, :, level] for level in levels]
+    score = _symmetry(planes, (step, row_step), bright, max(1, round(WINDOW_MM / level_mm)))
     bones = _bone_columns(marked, levels)
     found, strength = _peaks(score, 2 * (bones + INNER_MM / view.sizes[0]) / step, None)
     _, wrong = _peaks(score, None, 2 * (bones - OUTER_MM / view.sizes[0]) / step)
@@ -138,17 +140,25 @@ def labelled_half(volume: Volume, labels: LabelMap, midline: Midline, side: str)
 
 
 def _labelled(view: View) -> npt.NDArray[np.bool_]:
-    marked: npt.NDArray[np.bool_] = (view.labels > 0) & (view.labels != IGNORED)
+    marked: npt.NDArray[np.bool_] = view.labels > 0
+    marked &= view.labels != IGNORED
     return marked
 
 
-def _symmetry(image: npt.NDArray[Any], steps: tuple[int, int], bright: float, window: int) -> FloatArray:
+def _symmetry(
+    planes: Sequence[npt.NDArray[Any]], steps: tuple[int, int], bright: float, window: int
+) -> FloatArray:
     """Return how much of the tissue covers itself when column x becomes k - x, (2 columns, levels).
 
     Tissue is counted along the rows first: one leg may lie before the other.
     """
-    calm = ndimage.uniform_filter(image.astype(np.float32), (max(3, steps[0]), max(3, steps[1]), 1))
-    tissue = (calm[:: steps[0], :: steps[1]] > TISSUE * bright).sum(axis=1, dtype=np.float64)
+
+    def profile(plane: npt.NDArray[Any]) -> FloatArray:
+        calm = ndimage.uniform_filter(plane.astype(np.float32), (max(3, steps[0]), max(3, steps[1])))
+        count: FloatArray = (calm[:: steps[0], :: steps[1]] > TISSUE * bright).sum(axis=1, dtype=np.float64)
+        return count
+
+    tissue = np.stack([profile(plane) for plane in planes], axis=1)
     spectrum = np.fft.rfft(tissue, 2 * len(tissue), axis=0)
     covered = np.fft.irfft(spectrum**2, 2 * len(tissue), axis=0)
     covered = ndimage.gaussian_filter1d(ndimage.uniform_filter1d(covered, window, axis=1), 1.0, axis=0)
