@@ -1,7 +1,6 @@
 """What every exporter does to its graph: labels of any size, description, 16-bit weights, a clean file."""
 
 import hashlib
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from seg_core.errors import ModelError, OutputError
+from seg_core.errors import ModelError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
+from seg_core.output import whole_file
 
 IR_VERSION, OPSET = 10, 18
 INPUT, LOGITS, LABELS, CONFIDENCE, SIZE = "image", "logits", "labels", "confidence", "size"
@@ -195,14 +195,6 @@ def write(model: onnx.ModelProto, path: Path) -> str:
         If it cannot be written.
     """
     data = model.SerializeToString(deterministic=True)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error}") from error
+    with whole_file(path) as file:
+        file.write(data)
     return hashlib.sha256(data).hexdigest()

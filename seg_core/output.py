@@ -6,11 +6,13 @@ during that move leaves the target as it was.
 
 import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from seg_core.errors import OutputError
 
@@ -107,10 +109,25 @@ def write_whole(path: str | Path, text: str) -> None:
     OutputError
         If it cannot be written.
     """
-    path = Path(path)
+    with whole_file(Path(path)) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file that takes its place, on the disk and complete, when the block ends without an error.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; one that was there stays.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         raise output_error(error, path) from error

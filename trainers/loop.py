@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from seg_core.errors import LlsError, UsageError
 from seg_core.metrics import dice, evaluate
-from seg_core.output import output_error
+from seg_core.output import output_error, write_whole
 from trainers.batches import Batch, Draw, drawn_slices, fixed_subset, training_batches
 from trainers.batches3d import fixed_patches, patch_batches
 from trainers.cache import CacheIndex, SliceCache
@@ -287,9 +287,7 @@ class Training:
         data = [str(source.folder.resolve()) for source in (self.train_data.open(), self.validation)]
         subjects = [[s.name for s in index.subjects] for index in (self.index, self.validation.index)]
         text = json.dumps({"data": data, "subjects": subjects} | self._facts(), indent=1)
-        temporary = self.run_dir / f"{RUN}.part"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.run_dir / RUN)
+        write_whole(self.run_dir / RUN, text)
 
     def save(self, name: str) -> None:
         """Write a checkpoint; only the last one can be resumed."""
@@ -385,7 +383,7 @@ class Training:
             "validation_loss": round(loss, 5),
             "dsc": round(_mean(dsc), 5),
             **{f"dsc_{name}": round(float(d), 5) for name, d in zip(self.index.classes, dsc, strict=True)},
-            "lr": self.config.learning_rate(p.epoch - 1),
+            "lr": float(f"{self.config.learning_rate(p.epoch - 1):.6g}"),
             "seconds": round(p.seconds, 1),
         }
 

@@ -1,7 +1,6 @@
 """A training's state on disk, complete or not at all: a zip of NumPy arrays, and facts as JSON."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.errors import ModelError, OutputError
+from seg_core.errors import ModelError
+from seg_core.output import whole_file
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -22,17 +22,9 @@ def save(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
     OutputError
         If it cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
     text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, facts=text, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error}") from error
+    with whole_file(path) as file:
+        np.savez(file, allow_pickle=False, facts=text, **arrays)
 
 
 def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

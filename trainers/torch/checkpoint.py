@@ -1,12 +1,12 @@
 """A training's state on disk, complete or not at all."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from seg_core.errors import ModelError, OutputError
+from seg_core.output import whole_file
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -17,15 +17,10 @@ def save(state: dict[str, Any], path: Path) -> None:
     OutputError
         If it cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+    except RuntimeError as error:  # of torch's own writer, on a full disk
         raise OutputError(f"{path} cannot be written: {error}") from error
 
 
