@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Progress, debug_option, json_option, number, print_json, table, warn
+from cli.console import (
+    debug_option,
+    json_option,
+    make_progress,
+    number,
+    print_json,
+    progress_option,
+    table,
+    warn,
+)
 
 if TYPE_CHECKING:
     from cli.job import Result, Settings
@@ -74,6 +83,7 @@ Outcome = tuple["Result | None", "Exception | None"]
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how long each step takes.")
+@progress_option
 @json_option
 @debug_option
 @click.pass_context
@@ -131,7 +141,7 @@ def _attempt(path: Path, name: str, runner: "Runner", settings: "Settings", flag
 
     verbosity = -1 if flags["quiet"] else int(flags["verbose"])
     try:
-        with Progress(name, verbosity) as progress:
+        with make_progress(name, flags["progress_as"], verbosity) as progress:
             result = run_job(path, name, runner, settings, progress)
     except Exception as error:
         return None, error
