@@ -132,7 +132,8 @@ def chip(words_: str, tone: str = "", icon: str = "", hint: str = "") -> ui.elem
 def state_chip(job: Job) -> ui.element:
     """Show what has become of a job."""
     tone, icon = _TONES[job.state]
-    return chip(words.STATES[job.state], tone, icon)
+    stopped = job.kind == "train" and job.state == "cancelled"
+    return chip("stopped" if stopped else words.STATES[job.state], tone, icon)
 
 
 def banner(tone: str, headline: str, remarks: Sequence[str] = ()) -> ui.element:
@@ -206,10 +207,7 @@ def button(words_: str, do: Callable[[], object], icon: str = "", kind: str = "o
 def complain(error: Exception) -> None:
     """Say what went wrong in a corner of the page."""
     found = error if isinstance(error, LlsError) else LlsError(f"{type(error).__name__}: {error}")
-    ui.notify(
-        str(found), type="negative", multi_line=True, timeout=12000, close_button="Close",
-        classes="whitespace-pre",
-    )  # fmt: skip
+    ui.notify(str(found), type="negative", multi_line=True, timeout=12000, close_button="Close")
 
 
 async def confirm(question: str, do: str) -> bool:

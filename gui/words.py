@@ -81,8 +81,11 @@ def _is_expected(row: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> 
 
 def sentence(text: str) -> str:
     """Return a text that begins and ends as a sentence does."""
-    text = " ".join(text.split())
-    return text[:1].upper() + text[1:] + ("" if text[-1:] in ".!?" else ".")
+    first, _, rest = " ".join(text.split()).partition(" ")
+    if not any(mark in first.rstrip(".:,") for mark in "./\\_"):  # a file's name stays as it is
+        first = first[:1].upper() + first[1:]
+    text = f"{first} {rest}".strip()
+    return text + ("" if text[-1:] in ".!?" else ".")
 
 
 def confidence(value: float | None) -> str:

@@ -223,13 +223,20 @@ class SegmentResult:
                 parts.facts(_run_facts(report))
             with parts.card("The scan"):
                 parts.facts(_scan_facts(report["scan"]))
-        checks = [*report["plausibility"], *report["checks"]]
         with parts.card("Checks", "Of the anatomy, and of the files that were written."):
-            rows = [
-                [_passed(entry), words.sentence(entry["check"])[:-1], entry["detail"]] for entry in checks
-            ]
-            parts.table(["", "Check", "Found"], rows, left=3)
+            for passed in (False, True):
+                self._checks(passed)
         _log(self.desk, self.job)()
+
+    def _checks(self, passed: bool) -> None:
+        """Show the checks that failed, and folded away those that passed."""
+        checks = [*self.report["plausibility"], *self.report["checks"]]
+        rows = [_check_row(entry) for entry in checks if entry["passed"] == passed]
+        if rows and passed:
+            with ui.expansion(f"{len(rows)} of {len(checks)} passed", icon="check").classes("field"):
+                parts.table(["", "Check", "Found"], rows, left=3)
+        elif rows:
+            parts.table(["", "Check", "Found"], rows, left=3)
 
 
 def _bone_row(row: Mapping[str, Any]) -> list[parts.Cell]:
@@ -246,10 +253,9 @@ def _bone_row(row: Mapping[str, Any]) -> list[parts.Cell]:
     ]
 
 
-def _passed(entry: Mapping[str, Any]) -> Callable[[], object]:
-    if entry["passed"]:
-        return lambda: parts.chip("passed", "good", "check")
-    return lambda: parts.chip("look", "look", "visibility")
+def _check_row(entry: Mapping[str, Any]) -> list[parts.Cell]:
+    chip = ("passed", "good", "check") if entry["passed"] else ("look", "look", "visibility")
+    return [lambda: parts.chip(*chip), words.bone_name(entry["check"]), entry["detail"]]
 
 
 def _what(file: str) -> str:

@@ -77,6 +77,7 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     assert "scan_report.json" in zipfile.ZipFile(download.value.path()).namelist()
 
     second.get_by_role("tab", name="How it was made").click()
+    second.get_by_text("passed").first.click()
     second.get_by_text("The label map has the scan's shape and affine").wait_for()
     shots(second, "how")
     assert [url for url in first.asked + second.asked if not is_local(url, page)] == []
@@ -183,3 +184,50 @@ def test_what_a_killed_page_was_doing_is_cut_short_and_can_run_again(serve, tab,
         found.get_by_role("button", name="Cancel").click()
         found.get_by_text("cancelled").wait_for()
     assert not list((store / "jobs").rglob("result/*"))
+
+
+def test_from_labelled_subjects_to_a_new_network(page, tab, data, shots):
+    pytest.importorskip("torch", reason="the extra torch is not installed")
+    found = tab(page.replace("/?", "/prepare?"))
+    for name in ("subject1", "subject2"):
+        found.get_by_role("button", name="Add a subject's folder").click()
+        dialog = found.get_by_role("dialog")
+        if not dialog.get_by_role("button", name=name).count():
+            dialog.get_by_role("button", name="Up").click()
+        dialog.get_by_role("button", name=name).click()
+        dialog.get_by_text(str(data / name)).wait_for()
+        dialog.get_by_role("button", name="Take this folder").click()
+        dialog.wait_for(state="detached")
+    found.get_by_role("button", name="Add a row by hand").click()
+    found.get_by_label("Name of the dataset").fill("legs")
+    found.get_by_role("button", name="Check and prepare").click()
+    found.get_by_text("A subject called ''.").wait_for()  # said before anything runs
+    assert found.get_by_text("in order").count() == 2
+    shots(found, "prepare")
+    found.get_by_role("button", name="Remove").last.click()
+    found.get_by_role("button", name="Check and prepare").click()
+    found.get_by_alt_text("Quality page").last.wait_for()
+    assert found.get_by_alt_text("Quality page").count() == 2
+    found.wait_for_function("[...document.images].every((image) => image.complete && image.naturalWidth)")
+    shots(found, "dataset")
+
+    found.get_by_role("button", name="Train on it").click()
+    choose(found, "Network", "unet-mobilenetv2 (torch)")
+    choose(found, "Begins", "anew")
+    found.get_by_label("Name of the network").fill("mine")
+    found.get_by_text("Options").click()
+    for label, value in (("Slices an epoch", 2), ("Slices a step", 2), ("Slices that are validated on", 2)):
+        found.get_by_label(label).fill(str(value))
+    shots(found, "train")
+    found.get_by_role("button", name="Train", exact=True).click()
+    found.get_by_role("button", name="Use the best network so far").wait_for()  # an epoch is over
+    shots(found, "training")
+    found.get_by_role("button", name="Stop").click()
+    found.get_by_text("it can go on where it was").wait_for()
+    found.get_by_role("button", name="Go on").wait_for()
+    found.get_by_role("button", name="Use the best network so far").click()
+    found.get_by_role("button", name="Segment with it").click()
+    open_scan(found, data / "leg.nii.gz")
+    found.get_by_text("mine").wait_for()  # chosen already
+    shots(found, "new-network")
+    assert found.wrong == []
