@@ -221,6 +221,7 @@ async def confirm(question: str, do: str) -> bool:
 async def browse(desk: Desk, want_folder: bool = False, begin: Path | None = None) -> Path | None:
     """Let the user choose a file or folder of this computer, within the roots; None if they do not."""
     with ui.dialog() as dialog, card("Choose a folder" if want_folder else "Choose a scan") as inside:
+        here = box("line nowrap")
         listing = box("stack tight scroll").style("height: 46vh; overflow: auto")
 
     def show(folder: Path) -> None:
@@ -231,6 +232,7 @@ async def browse(desk: Desk, want_folder: bool = False, begin: Path | None = Non
             complain(error)
             return
         desk.store.set("folder", str(folder))
+        now[0] = folder
         here.clear()
         with here:
             text(str(folder), "mono grow")
@@ -250,19 +252,18 @@ async def browse(desk: Desk, want_folder: bool = False, begin: Path | None = Non
                 empty("folder_off", "Nothing in here")
 
     with inside:
-        here = box("line nowrap")
         inside_line = box("line")
     last = Path(desk.store.setting("folder", "") or desk.places.roots[0])
     candidates = [path for path in (begin, last) if path and desk.places.allows(path) and path.is_dir()]
-    folder = next(iter(candidates), desk.places.roots[0])
+    now = [next(iter(candidates), desk.places.roots[0])]
     with inside_line:
 
         def take() -> None:
-            dialog.submit(Path(desk.store.setting("folder")))
+            dialog.submit(now[0])
 
         button("Take this folder", take, "check", "main")
         button("Cancel", lambda: dialog.submit(None), kind="flat")
-    show(folder)
+    show(now[0])
     return await dialog
 
 
