@@ -13,6 +13,7 @@ from gui.pages import jobs, prepare, results, segment, train
 from gui.places import Places, Uploads
 from gui.routes import add_routes
 from gui.store import Store
+from gui.viewer.routes import register as register_viewer
 from gui.worker import Worker
 from seg_core.errors import UsageError
 
@@ -65,6 +66,7 @@ def serve(config: Config, say: Callable[[str], object]) -> None:
     for page in (segment, results, jobs, prepare, train):
         page.register(desk)
     add_routes(app, desk)
+    register_viewer(app)
     _guard(access)
     app.on_startup(desk.worker.start)
     app.on_startup(lambda: say(access.address))

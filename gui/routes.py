@@ -11,7 +11,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from gui.desk import Desk
-from gui.requests import RESULT
+from gui.requests import CORRECTIONS, RESULT
 from seg_core.errors import LlsError
 
 
@@ -38,15 +38,21 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
         path = _inside(_folder(desk, number) / RESULT, name)
         return FileResponse(path, filename=path.name if download else None)
 
+    @app.get("/job/{number}/correction/{name}")
+    def correction(number: int, name: str) -> FileResponse:
+        path = _inside(_folder(desk, number) / CORRECTIONS, name)
+        return FileResponse(path, filename=path.name)
+
     @app.get("/job/{number}/all.zip")
     def job_zip(number: int) -> FileResponse:
         folder = _folder(desk, number)
         temporary = Path(tempfile.mkdtemp(prefix="zip-", dir=folder))
         packed = temporary / "all.zip"
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # labels are compressed as they are
-            for file in sorted((folder / RESULT).iterdir()):
-                if file.is_file():
-                    archive.write(file, file.name)
+            for part in (RESULT, CORRECTIONS):
+                for file in sorted((folder / part).glob("*")):
+                    if file.is_file() and not file.name.startswith("."):
+                        archive.write(file, file.name)
         remove = BackgroundTask(shutil.rmtree, temporary, ignore_errors=True)
         return FileResponse(packed, filename=f"lls-result-{number}.zip", background=remove)
 

@@ -17,13 +17,9 @@ def show(desk: Desk, job: Job, labels: Path) -> None:
     """Build what compares the label map of a result with others."""
     others = _others(desk, job, labels)
 
-    def against(path: Path, title: str) -> None:
-        request = {"prediction": str(labels), "truth": str(path)}
-        desk.worker.submit("evaluate", title, request, parent=job.id)
-
     def against_other() -> None:
         if choice.value:
-            against(Path(choice.value), others[choice.value])
+            against(desk, job, labels, Path(choice.value), others[choice.value])
 
     about = "DSC is how far two label maps agree, 1 being the same. Both must lie on the same scan."
     with parts.card("Compare", about), parts.box("pair"):
@@ -32,9 +28,16 @@ def show(desk: Desk, job: Job, labels: Path) -> None:
             choice.classes("grow").set_enabled(bool(others))
             parts.button("Compare", against_other, "compare").set_enabled(bool(others))
         parts.path_field(
-            desk, "A reference: label map on this computer (NIfTI)", lambda path: against(path, path.name)
+            desk,
+            "A reference: label map on this computer (NIfTI)",
+            lambda path: against(desk, job, labels, path, path.name),
         )
     _comparisons(desk, job)
+
+
+def against(desk: Desk, job: Job, labels: Path, other: Path, title: str) -> None:
+    """Ask for the comparison of a result's label map with another."""
+    desk.worker.submit("evaluate", title, {"prediction": str(labels), "truth": str(other)}, parent=job.id)
 
 
 def _others(desk: Desk, job: Job, labels: Path) -> dict[str, str]:
@@ -68,6 +71,9 @@ def _comparisons(desk: Desk, job: Job) -> None:
                 with parts.card(f"Against {one.title}"):
                     if one.state == "done":
                         scores(desk.store.folder(one))
+                        with parts.box("line"):
+                            target = f"/difference/{one.id}"
+                            parts.button("See the difference", lambda t=target: ui.navigate.to(t), "compare")
                     else:
                         parts.JobLine(desk, one)
 

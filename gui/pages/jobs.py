@@ -13,6 +13,8 @@ from gui.pages import compare, training
 from gui.pages.results import took
 from gui.progress import in_words
 from gui.store import Job
+from gui.viewer.case import Case
+from gui.viewer.element import show as show_case
 from gui.worker import LOG
 
 _FILES = {
@@ -50,6 +52,19 @@ def register(desk: Desk) -> None:
                 training.show_dataset(desk, Path(job.request["dataset"]))
             else:
                 _plain(desk, job)
+
+    @ui.page("/difference/{number}", title="Difference · lls")
+    def difference_page(number: int) -> None:
+        """Show two label maps of a scan beside each other, and where they differ."""
+        job = desk.store.get(number)
+        parent = desk.store.get(job.parent) if job and job.parent and job.kind == "evaluate" else None
+        with parts.frame(desk, "/results", f"{parent.title} against {job.title}" if parent and job else ""):
+            if job is None or parent is None:
+                parts.banner("bad", "There is no such comparison")
+                return
+            ui.link("Back to the result", f"/job/{parent.id}")
+            with parts.box("viewer"):
+                show_case(case_of(parent, Path(job.request["prediction"]), Path(job.request["truth"])))
 
 
 def _head(desk: Desk, job: Job) -> None:
@@ -147,6 +162,7 @@ class SegmentResult:
     def __init__(self, desk: Desk, job: Job) -> None:
         self.desk, self.job = desk, job
         self.folder = desk.store.folder(job) / requests.RESULT
+        self.corrections = desk.store.folder(job) / requests.CORRECTIONS
         self.name = str(job.request["name"])
         self.report = json.loads((self.folder / f"{self.name}_report.json").read_text(encoding="utf-8"))
 
@@ -154,13 +170,14 @@ class SegmentResult:
         """Build the result's page."""
         judged = words.verdict(self.report)
         parts.banner(judged.tone, judged.headline, judged.remarks)
-        with ui.tabs().props("align=left inline-label no-caps") as tabs:
+        self.tabs = ui.tabs().props("align=left inline-label no-caps")
+        with self.tabs:
             look = ui.tab("look", "Look", "visibility")
             ui.tab("numbers", "Numbers", "table_chart")
             ui.tab("compare", "Compare", "compare")
             ui.tab("files", "Take away", "download")
             ui.tab("how", "How it was made", "fact_check")
-        with ui.tab_panels(tabs, value=look, animated=False, keep_alive=True).classes("field"):
+        with ui.tab_panels(self.tabs, value=look, animated=False, keep_alive=True).classes("field"):
             for name, build in (
                 ("look", self.look),
                 ("numbers", self.numbers),
@@ -181,12 +198,56 @@ class SegmentResult:
         return f"/job/{self.job.id}/file/{file}" + "?download=true" * download
 
     def look(self) -> None:
-        """Show the picture."""
-        picture = f"{self.name}_preview.png"
-        with ui.link(target=self.url(picture), new_tab=True):
-            ui.element("img").classes("picture").props(
-                f'src="{self.url(picture)}" alt="Contours of the bones on slices, and the bones"'
-            )
+        """Show the scan with its labels, to look at and to correct; the picture where the scan has gone."""
+        scan = Path(self.job.request["scan"])
+        if not scan.exists():
+            parts.banner("look", "The scan is no longer where it was", ["The picture shows what was found."])
+            self._picture()
+            return
+        with parts.box("viewer"):
+            show_case(self.case(), on_saved=self._saved, corrections=self.corrections)
+
+    def _picture(self) -> None:
+        url = self.url(f"{self.name}_preview.png")
+        about = "Contours of the bones on slices, and the bones"
+        ui.element("img").classes("picture").props(f'src="{url}" alt="{about}"')
+
+    def case(self) -> Case:
+        """Return what the viewer shows."""
+        return case_of(self.job, self.labels, meshes=meshes_of(self.folder, self.name))
+
+    def _saved(self, path: Path) -> None:
+        ui.notify(f"Saved as {path.name}. The original is kept.", type="positive")
+        self.list_corrections.refresh()
+
+    @ui.refreshable_method
+    def list_corrections(self) -> None:
+        """Offer the corrected label maps."""
+        files = sorted(self.corrections.glob("*.nii.gz"))
+        if not files:
+            return
+        with parts.card("Corrections", "Painted in Look; the labels that the network gave are kept."):
+            for file in files:
+                with parts.box("line"):
+                    url = f"/job/{self.job.id}/correction/{file.name}"
+                    ui.link(file.name, url).classes("grow")
+                    parts.button(
+                        "Compare with the original", lambda f=file: self._compare(f), "compare", "flat"
+                    )
+                    parts.button(
+                        "Send to the training data", lambda f=file: self._teach(f), "dataset", "flat"
+                    )
+
+    def _compare(self, file: Path) -> None:
+        compare.against(self.desk, self.job, self.labels, file, file.name)
+        self.tabs.set_value("compare")
+
+    def _teach(self, file: Path) -> None:
+        """Add the corrected scan to the subjects that wait on the page of training data."""
+        subjects = self.desk.store.setting("subjects", [])
+        row = {"name": f"{self.name}-{self.job.id}", "scan": self.job.request["scan"], "labels": str(file)}
+        self.desk.store.set("subjects", [s for s in subjects if s["name"] != row["name"]] + [row])
+        ui.navigate.to("/prepare")
 
     def numbers(self) -> None:
         """Show what was measured."""
@@ -202,6 +263,7 @@ class SegmentResult:
 
     def files(self) -> None:
         """Offer everything for download."""
+        self.list_corrections()
         names = sorted(file.name for file in self.folder.iterdir() if file.is_file())
         with parts.card("Take away"):
             with parts.box("line"):
@@ -251,6 +313,20 @@ def _bone_row(row: Mapping[str, Any]) -> list[parts.Cell]:
         f"{row['length_mm']:.0f} mm" if row["length_mm"] else "–",
         words.confidence(row["confidence"]),
     ]
+
+
+def case_of(
+    job: Job, labels: Path, other: Path | None = None, meshes: Mapping[str, Path] | None = None
+) -> Case:
+    """Return what the viewer shows of a segmentation."""
+    series = job.request.get("series")
+    return Case(job.title, Path(job.request["scan"]), series, labels, other, meshes or {})
+
+
+def meshes_of(folder: Path, name: str) -> dict[str, Path]:
+    """Return label's name -> surface of a result."""
+    files = folder.glob(f"{name}_label-*.ply")
+    return {file.stem.rpartition("_label-")[2]: file for file in files}
 
 
 def _check_row(entry: Mapping[str, Any]) -> list[parts.Cell]:

@@ -120,7 +120,8 @@ class PrepareForm:
     """Rows, settings, and the checks before anything runs."""
 
     def __init__(self, desk: Desk) -> None:
-        self.desk, self.subjects = desk, list[Subject]()
+        self.desk = desk
+        self.subjects = [Subject(**row) for row in desk.store.setting("subjects", [])]  # sent by a result
         with parts.card("1  Subjects", "A scan each, with a PLY or mask a bone, or one label map."):
             self.rows = parts.box("stack")
             with parts.box("line"):
@@ -177,6 +178,8 @@ class PrepareForm:
     def _row(self, subject: Subject) -> None:
         def remove() -> None:
             self.subjects.remove(subject)
+            waiting = [row for row in self.desk.store.setting("subjects", []) if row["name"] != subject.name]
+            self.desk.store.set("subjects", waiting)
             self.show()
 
         with parts.box("job"):
@@ -224,6 +227,7 @@ class PrepareForm:
             self._send()
 
     def _send(self) -> None:
+        self.desk.store.set("subjects", [])
         wanted = plain_name(self.name.value or "dataset")
         folder = Path(self.dataset.value) if self.dataset.value else self.desk.free_name("datasets", wanted)
         request = {

@@ -191,6 +191,7 @@ def test_from_labelled_subjects_to_a_new_network(page, tab, data, shots):
     for name in ("subject1", "subject2"):
         found.get_by_role("button", name="Add a subject's folder").click()
         dialog = found.get_by_role("dialog")
+        dialog.locator(".folderrow").first.wait_for()
         if not dialog.get_by_role("button", name=name).count():
             dialog.get_by_role("button", name="Up").click()
         dialog.get_by_role("button", name=name).click()
