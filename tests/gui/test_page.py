@@ -53,6 +53,18 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     shots(second, "result")
     assert "Doe" not in second.content()
 
+    second.get_by_role("button", name="Axial plane alone").click()
+    second.get_by_role("button", name="Paint", exact=True).click()
+    second.get_by_role("button", name="left pelvis").first.click()
+    box = second.locator(".lls-pane-axial canvas").bounding_box()
+    second.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    second.mouse.down()
+    second.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2, steps=4)
+    second.mouse.up()
+    second.get_by_role("button", name="Save correction").click()
+    second.get_by_text("The original is kept").wait_for()
+    shots(second, "corrected")
+
     second.get_by_role("tab", name="Numbers").click()
     second.get_by_text("Right tibia").wait_for()
     shots(second, "numbers")
@@ -76,10 +88,23 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
         second.get_by_role("button", name="Everything as zip").click()
     assert "scan_report.json" in zipfile.ZipFile(download.value.path()).namelist()
 
+    with second.expect_download() as download:
+        second.get_by_role("link", name="scan_desc-corrected_dseg.nii.gz").click()
+    corrected = read_labels(download.value.path().rename(data / "corrected.nii.gz"))
+    painted = corrected.array != legs[1].array
+    assert painted.any()
+    assert set(corrected.array[painted]) == {8}
+    assert corrected.geometry.is_close(legs[1].geometry)
+
     second.get_by_role("tab", name="How it was made").click()
     second.get_by_text("passed").first.click()
     second.get_by_text("The label map has the scan's shape and affine").wait_for()
     shots(second, "how")
+    second.get_by_role("tab", name="Take away").click()
+    second.get_by_role("button", name="Send to the training data").click()
+    second.get_by_text("scan_desc-corrected_dseg.nii.gz").wait_for()
+    second.get_by_role("button", name="Remove").click()
+    second.get_by_text("No subject yet").wait_for()
     assert [url for url in first.asked + second.asked if not is_local(url, page)] == []
     assert first.wrong + second.wrong == []
 
