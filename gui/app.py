@@ -62,6 +62,7 @@ def serve(config: Config, say: Callable[[str], object]) -> None:
     store = Store(config.store)
     port = _free_port(config.host, config.port)
     desk = Desk(store, Worker(store), places, Uploads(store.root / "uploads"))
+    desk.sweep()
     access = Access(port, largest=desk.uploads.largest)
     for page in (segment, results, jobs, prepare, train):
         page.register(desk)

@@ -1,10 +1,12 @@
 """What all pages share: the store, the worker, the folders that may be seen."""
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from gui.places import Places, Uploads
-from gui.store import Store
+from gui.store import Job, Store
 from gui.worker import Worker
 
 
@@ -32,9 +34,26 @@ class Desk:
         found = sorted((self.store.root / "datasets").glob("*/dataset.json"))
         return {str(file.parent): file.parent.name for file in found}
 
+    def delete(self, job: Job) -> None:
+        """Remove a job with what it made, and dropped files, runs and datasets that no job speaks of then."""
+        if job.kind == "export":
+            Path(job.request["model"]).unlink(missing_ok=True)
+        self.store.remove(job)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove dropped files, runs and datasets that no job speaks of."""
+        spoken = json.dumps(
+            [dict(job.request) for job in self.store.jobs()] + self.store.setting("subjects", [])
+        )
+        for folder in ("uploads", "runs", "datasets"):
+            for path in (self.store.root / folder).iterdir():
+                if json.dumps(str(path))[1:-1] not in spoken:
+                    shutil.rmtree(path, ignore_errors=True)
+
     def free_name(self, folder: str, wanted: str, end: str = "") -> Path:
         """Return a path in a folder of the store that nothing has yet."""
-        number, path = 1, self.store.root / folder / f"{wanted}{end}"
+        number, path = 2, self.store.root / folder / f"{wanted}{end}"
         while path.exists():
             number, path = number + 1, self.store.root / folder / f"{wanted}-{number}{end}"
         return path

@@ -185,7 +185,7 @@ def plain_name(name: str) -> str:
 
 
 def _unused(folder: Path, name: str) -> Path:
-    number, path = 1, folder / name
+    number, path = 2, folder / name
     while path.exists():
         number, path = number + 1, folder / f"{number}-{name}"
     return path

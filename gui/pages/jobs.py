@@ -70,7 +70,7 @@ def register(desk: Desk) -> None:
 def _head(desk: Desk, job: Job) -> None:
     async def delete() -> None:
         if await parts.confirm(f"Delete “{job.title}” with all its files?", "Delete"):
-            desk.store.remove(job)
+            desk.delete(job)
             ui.navigate.to("/results")
 
     with parts.box("head"):
