@@ -136,13 +136,17 @@ class PrepareForm:
                 self.size = ui.select(_SIZES, label="Image size", value=256).props("outlined dense")
                 self.side = ui.select(_LABELLED, label="What was labelled", value="auto")
                 self.side.props("outlined dense")
-            with ui.expansion("The hip", icon="tune").classes("field"), parts.box("pair"):
+            with ui.expansion("Options", icon="tune").classes("field"), parts.box("pair"):
                 self.hip = ui.number("Slice where the hip begins", min=0, precision=0)
                 self.hip.props(
                     'outlined dense clearable hint="Empty: the first labelled slice of each subject"'
                 )
                 self.tolerance = ui.number("Slices kept beyond it", value=50, min=0, precision=0)
                 self.tolerance.props("outlined dense")
+                self.pixel = ui.number("Millimetres a pixel, instead of an image size", min=0.1)
+                self.pixel.props(
+                    'outlined dense clearable hint="For going on from the bundled network: 1.875"'
+                )
             with parts.box("line"):
                 self.start = parts.button("Check and prepare", self.submit, "play_arrow", "main").classes(
                     "big"
@@ -176,6 +180,9 @@ class PrepareForm:
                 self._row(subject)
 
     def _row(self, subject: Subject) -> None:
+        def keep(field: str, value: str | None) -> None:
+            setattr(subject, field, (value or "").strip())
+
         def remove() -> None:
             self.subjects.remove(subject)
             waiting = [row for row in self.desk.store.setting("subjects", []) if row["name"] != subject.name]
@@ -184,8 +191,8 @@ class PrepareForm:
 
         with parts.box("job"):
             with parts.box("line nowrap"):
-                name = ui.input("Subject", value=subject.name).props("outlined dense").style("width: 11rem")
-                name.bind_value(subject, "name")
+                name = ui.input("Subject", value=subject.name, on_change=lambda e: keep("name", e.value))
+                name.props("outlined dense").style("width: 11rem")
                 with parts.box("grow line"):
                     if subject.own:
                         parts.text(", ".join(words.bone_name(bone) for bone in subject.own), "soft small")
@@ -196,15 +203,13 @@ class PrepareForm:
                 parts.button("", remove, "delete_outline", "flat").props('dense aria-label="Remove"')
             if not subject.own:
                 with parts.box("pair"):
-                    scan = parts.path_field(
-                        self.desk, "Scan", lambda path: setattr(subject, "scan", str(path))
-                    )
-                    scan.bind_value(subject, "scan")
-                    labels = parts.path_field(
-                        self.desk, "Labels: a folder of files, or a label map",
-                        lambda path: setattr(subject, "labels", str(path)),
-                    )  # fmt: skip
-                    labels.bind_value(subject, "labels")
+                    for field, label in (
+                        ("scan", "Scan"),
+                        ("labels", "Labels: a folder of files, or a label map"),
+                    ):
+                        entry = parts.path_field(self.desk, label, lambda path, f=field: keep(f, str(path)))
+                        entry.set_value(getattr(subject, field))
+                        entry.on_value_change(lambda e, f=field: keep(f, e.value))
             for problem in subject.problems:
                 parts.chip(words.sentence(problem), "bad", "error_outline").style("white-space: normal")
 
@@ -233,7 +238,8 @@ class PrepareForm:
         request = {
             "subjects": [subject.as_row() for subject in self.subjects],
             "dataset": str(folder),
-            "size": self.size.value,
+            "size": None if self.pixel.value else self.size.value,
+            "pixel_mm": self.pixel.value or None,
             "labelled_side": self.side.value,
             "hip_slice": None if self.hip.value is None else int(self.hip.value),
             "tolerance": int(self.tolerance.value if self.tolerance.value is not None else 50),

@@ -15,6 +15,8 @@ _BEGIN = {
     "imagenet": "from ImageNet's encoder",
     "random": "anew",
 }
+_BUNDLED = "torch/unet-resnet34"
+"""What the bundled network is; no other can go on from it."""
 _DEVICES = {"auto": "choose by itself", "cpu": "processor", "cuda": "NVIDIA graphics card"}
 
 
@@ -74,8 +76,7 @@ class TrainForm:
             for (trainer, name), (about, _) in self.networks.items()
         }
         installed = (f"{t}/{n}" for (t, n), (_, missing) in self.networks.items() if not missing)
-        preferred = "torch/unet-resnet34"
-        first = preferred if preferred in choices else next(installed, next(iter(choices), None))
+        first = _BUNDLED if _BUNDLED in choices else next(installed, next(iter(choices), None))
         self.network = ui.select(choices, label="Network", value=first, on_change=self._check)
         self.network.props("outlined dense")
         self.begin = ui.select(_BEGIN, label="Begins", value="default").props("outlined dense")
@@ -85,7 +86,10 @@ class TrainForm:
         with parts.box("pair"):
             self.name = ui.input("Name of the network", value="network").props("outlined dense")
             self.epochs = ui.number("Epochs at most", value=50, min=1, precision=0).props("outlined dense")
-        with ui.expansion("Options", icon="tune").classes("field"), parts.box("pair"):
+        with (
+            ui.expansion("Options", caption="empty: the network's own", icon="tune").classes("field"),
+            parts.box("pair"),
+        ):
             self.numbers = {
                 key: ui.number(label, min=0).props("outlined dense clearable")
                 for key, label in (
@@ -109,7 +113,10 @@ class TrainForm:
         """Say what is missing for the network that is chosen."""
         trainer, name = self.network.value.split("/", 1)
         extra = self.networks[trainer, name][1]
+        if self.begin.value == "default" and self.network.value != _BUNDLED:
+            self.begin.set_value("random")
         self.missing.clear()
+        self.missing.set_visibility(bool(extra))
         self.start.set_enabled(not extra)
         if extra:
             with self.missing:
