@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,7 @@ def _options(name: str) -> dict[str, Any]:
         "grid": {"left": 52, "right": 16, "top": 40, "bottom": 42},
         "legend": {"top": 4, "textStyle": {"color": "#8f9baa"}},
         "tooltip": {"trigger": "axis"},
-        "xAxis": {"type": "value", "name": "epoch", "nameLocation": "middle", "nameGap": 26, "minInterval": 1,
-                  "min": "dataMin"} | axis,
+        "xAxis": {"type": "category", "name": "epoch", "nameLocation": "middle", "nameGap": 26} | axis,
         "yAxis": {"type": "value", "scale": True} | ({"max": 1} if name == "DSC" else {}) | axis,
         "series": [],
     }  # fmt: skip
@@ -126,22 +126,24 @@ def _options(name: str) -> dict[str, Any]:
 
 def _draw(loss: ui.echart, dsc: ui.echart, rows: list[dict[str, float]]) -> None:
     loss.options["series"] = [
-        _series(name, colour, [[row["epoch"], row[key]] for row in rows])
+        _series(name, colour, [row[key] for row in rows])
         for key, (name, colour) in _LOSSES.items()
     ]
     names = [key for key in (rows[0] if rows else {}) if key.startswith("dsc_")]
     colours = bone_colours(dict(enumerate((name.removeprefix("dsc_") for name in names), 1)))
-    lines = [_series("mean", "#8f9baa", [[row["epoch"], row["dsc"]] for row in rows], width=3)]
+    lines = [_series("mean", "#8f9baa", [row["dsc"] for row in rows], width=3)]
     for place, key in enumerate(names, 1):
         red, green, blue = colours[place]
-        points = [[row["epoch"], None if row[key] != row[key] else row[key]] for row in rows]
+        points = [None if math.isnan(row[key]) else row[key] for row in rows]
         lines.append(_series(key.removeprefix("dsc_"), f"rgb({red},{green},{blue})", points))
     dsc.options["series"] = lines
+    for chart in (loss, dsc):
+        chart.options["xAxis"]["data"] = [f"{row['epoch']:.0f}" for row in rows]
     loss.update()
     dsc.update()
 
 
-def _series(name: str, colour: str, points: list[list[Any]], width: int = 2) -> dict[str, Any]:
+def _series(name: str, colour: str, points: list[float | None], width: int = 2) -> dict[str, Any]:
     return {
         "name": name,
         "type": "line",
