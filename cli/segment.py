@@ -65,6 +65,11 @@ Outcome = tuple["Result | None", "Exception | None"]
 @click.option("--no-denoise", is_flag=True, help="Keep small pieces and holes in the network's labels.")
 @click.option("--confidence", is_flag=True, help="Also write the network's confidence as an image.")
 @click.option(
+    "--html",
+    is_flag=True,
+    help="Also write the report as one page, with slices and bones in 3D, for any browser.",
+)
+@click.option(
     "--mesh-space",
     type=click.Choice(["lps", "ras"]),
     default="lps",
@@ -130,7 +135,13 @@ def _open(flags: dict[str, Any]) -> tuple["Runner", "Settings"]:
         confidence=flags["confidence"],
     )
     return runner, Settings(
-        flags["output"], options, flags["device"], flags["series"], flags["mesh_space"], flags["overwrite"]
+        flags["output"],
+        options,
+        flags["device"],
+        flags["series"],
+        flags["mesh_space"],
+        flags["overwrite"],
+        flags["html"],
     )
 
 

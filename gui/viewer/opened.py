@@ -64,10 +64,10 @@ class OpenedCase:
 
     def image(self, plane: Plane, level: int) -> bytes:
         """Return a plane of the scan, row by row, as uint16, little endian: ``(value - low) / step``."""
-        pixels = np.ascontiguousarray(self.planes.cut(self.volume.array, plane, level))
-        if pixels.dtype == np.uint16 and self.low == 0 and self.step == 1:
-            return pixels.astype("<u2", copy=False).tobytes()
-        scaled = (pixels.astype(np.float32) - np.float32(self.low)) / np.float32(self.step)
+        pixels = self.planes.cut(self.volume.array, plane, level)
+        if self.step == 1 and pixels.dtype.itemsize <= 2:  # differences of 16 bits are right modulo 2 ** 16
+            return (pixels.astype("<u2") - np.uint16(int(self.low) % 65536)).tobytes()
+        scaled = (pixels.astype(np.float64) - self.low) / self.step
         return np.clip(np.rint(scaled), 0, 65535).astype("<u2").tobytes()
 
     def labels(self, layer: Layer, plane: Plane, level: int) -> bytes:

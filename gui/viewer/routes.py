@@ -9,10 +9,8 @@ from gui.viewer.opened import Layer, OpenedCase, OpenedCases
 from gui.viewer.planes import Plane
 from seg_core.errors import LlsError
 
-_HEADERS = {
-    "Cache-Control": "no-store"
-}  # the page keeps its own; the browser's disk is no place for a patient
-
+# The page keeps its own slices; the browser's disk is no place for a patient.
+_HEADERS = {"Cache-Control": "no-store"}
 _BYTES = "application/octet-stream"
 
 
@@ -21,7 +19,7 @@ def register(app: FastAPI) -> None:
     cases = OpenedCases()
     app.state.viewer_cases = cases
 
-    def answer(key: str, make: Callable[[OpenedCase], bytes], packed: bool = False) -> Response:
+    def answer(key: str, make: Callable[[OpenedCase], bytes], encoding: str | None = None) -> Response:
         case = cases.get(key)
         if case is None:
             return Response("this view has been closed: load the page again", 410, _HEADERS)
@@ -29,9 +27,8 @@ def register(app: FastAPI) -> None:
             data = make(case)
         except LlsError as error:
             return Response(error.found, 404, _HEADERS, "text/plain")
-        if not packed:
-            return Response(data, 200, _HEADERS, _BYTES)
-        return Response(zlib.compress(data, 1), 200, _HEADERS | {"Content-Encoding": "deflate"}, _BYTES)
+        headers = _HEADERS if encoding is None else _HEADERS | {"Content-Encoding": encoding}
+        return Response(data, 200, headers, _BYTES)
 
     @app.get("/viewer/{key}/image/{plane}/{level}")
     def image(key: str, plane: Plane, level: int) -> Response:
@@ -43,5 +40,9 @@ def register(app: FastAPI) -> None:
 
     @app.get("/viewer/{key}/{layer}/{plane}/{level}")
     def labels(key: str, layer: Layer, plane: Plane, level: int) -> Response:
-        # A few hundred bytes instead of a quarter of a megabyte.
-        return answer(key, lambda case: case.labels(layer, plane, level), packed=True)
+        return answer(key, lambda case: packed(case.labels(layer, plane, level)), "deflate")
+
+
+def packed(labels: bytes) -> bytes:
+    """Return labels compressed: a few thousand bytes instead of a quarter of a megabyte."""
+    return zlib.compress(labels, 1)

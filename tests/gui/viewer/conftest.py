@@ -1,10 +1,58 @@
-"""Helpers of the tests of the page."""
+"""A small case, and a real browser to look at it."""
+
+from shutil import which
 
 import pytest
 
 from gui.viewer.case import Case
 from seg_core.geometry import LabelMap
 from seg_core.nifti import write_label_table, write_labels, write_volume
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PATIENCE = 300_000  # ms; the machine may be busy
+
+DRAWN = """([selector, least]) => {
+  const canvas = document.querySelector(selector);
+  if (!canvas?.width) return false;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let coloured = 0;
+  for (let n = 0; n < data.length; n += 4) {
+    const pixel = data.subarray(n, n + 3);
+    coloured += Math.max(...pixel) - Math.min(...pixel) > 40;
+  }
+  return coloured >= least;
+}"""
+
+
+@pytest.fixture
+def new_page():
+    """Open an empty page in Chromium, `new_page(**context)`; an error in its scripts fails the test."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if (chromium := which("chromium")) is None:
+        pytest.skip("chromium is not installed")
+    errors = []
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
+
+        def opened(**context):
+            page = browser.new_context(viewport={"width": 1280, "height": 800}, **context).new_page()
+            page.set_default_timeout(PATIENCE)
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            return page
+
+        yield opened
+        browser.close()
+    assert errors == []
+
+
+@pytest.fixture
+def drawn():
+    """Wait until at least so many pixels of a canvas are coloured, as labels and surfaces are."""
+    return lambda page, selector, least: page.wait_for_function(DRAWN, arg=[selector, least])
 
 
 @pytest.fixture

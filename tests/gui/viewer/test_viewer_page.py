@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from shutil import which
 
 import numpy as np
 import pytest
@@ -16,15 +15,7 @@ from seg_core.nifti import read_labels
 
 pytest.importorskip("nicegui", reason="the extra `gui` is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PATIENCE = 300_000  # ms; the machine may be busy
+sync_api.expect.set_options(timeout=300_000)  # ms; the machine may be busy
 
 
 def listens(process, port):
@@ -54,48 +45,24 @@ def server(small_case, tmp_path):
 
 
 @pytest.fixture
-def page(server):
-    """The viewer, loaded; anything that is asked for from elsewhere, or fails in it, fails the test."""
-    problems = []
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda r: r.url.startswith((server, "data:", "blob:")) or problems.append(r.url))
-        page.goto(server, timeout=PATIENCE)
-        page.wait_for_selector(".lls-viewer canvas")
-        yield page
-        browser.close()
-    assert problems == []
+def page(server, new_page):
+    """The viewer, loaded; what is asked for from elsewhere fails the test."""
+    page, others = new_page(), []
+    page.on("request", lambda r: r.url.startswith((server, "data:", "blob:")) or others.append(r.url))
+    page.goto(server)
+    page.wait_for_selector(".lls-viewer canvas")
+    yield page
+    assert others == []
 
 
 def slice_number(page, plane):
     return int(re.search(r"slice (\d+)", page.inner_text(f".lls-pane-{plane} header"))[1])
 
 
-DRAWN = """([selector, least]) => {
-  const canvas = document.querySelector(selector);
-  if (!canvas?.width) return false;
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  let coloured = 0;
-  for (let n = 0; n < data.length; n += 4) {
-    const pixel = data.subarray(n, n + 3);
-    coloured += Math.max(...pixel) - Math.min(...pixel) > 40;
-  }
-  return coloured >= least;
-}"""
-
-
-def drawn(page, selector, least):
-    """Wait until at least so many pixels of a canvas are coloured, as labels and surfaces are."""
-    page.wait_for_function(DRAWN, arg=[f"{selector} canvas", least])
-
-
-def test_look_compare_correct_and_save(page, small_case, tmp_path):
+def test_look_compare_correct_and_save(page, drawn, small_case, tmp_path):
     for pane in ("axial", "coronal", "sagittal"):
-        drawn(page, f".lls-pane-{pane}", 300)
-    drawn(page, ".lls-3d", 300)
+        drawn(page, f".lls-pane-{pane} canvas", 300)
+    drawn(page, ".lls-3d canvas", 300)
     page.screenshot(path=tmp_path / "look.png")
 
     # The wheel goes from slice to slice, towards the head; the number is the scan's own.
@@ -109,7 +76,7 @@ def test_look_compare_correct_and_save(page, small_case, tmp_path):
     page.keyboard.press("ArrowUp")
 
     page.get_by_role("button", name="Two label maps").click()
-    drawn(page, ".lls-pane-difference", 20)
+    drawn(page, ".lls-pane-difference canvas", 20)
     page.screenshot(path=tmp_path / "compare.png")
 
     # A stroke, taken back and done again, becomes a new file and changes nothing else.
@@ -124,13 +91,13 @@ def test_look_compare_correct_and_save(page, small_case, tmp_path):
     page.mouse.move(middle[0] + 40, middle[1], steps=4)
     page.mouse.up()
     undo, save = page.get_by_label("Undo"), page.get_by_role("button", name="Save correction")
-    sync_api.expect(save).to_be_enabled(timeout=PATIENCE)
+    sync_api.expect(save).to_be_enabled()
     page.screenshot(path=tmp_path / "correct.png")
     undo.click()
-    sync_api.expect(undo).to_be_disabled(timeout=PATIENCE)
+    sync_api.expect(undo).to_be_disabled()
     page.get_by_label("Redo").click()
     save.click()
-    sync_api.expect(page.get_by_role("status").last).to_contain_text("saved as legs_desc", timeout=PATIENCE)
+    sync_api.expect(page.get_by_role("status").last).to_contain_text("saved as legs_desc")
     page.screenshot(path=tmp_path / "saved.png")
 
     old = read_labels(small_case.labels)
@@ -145,10 +112,10 @@ def test_look_compare_correct_and_save(page, small_case, tmp_path):
     assert (columns.max(), rows.max()) <= (40, 33)
 
 
-def test_the_picture_is_saved_as_png(page, tmp_path):
+def test_the_picture_is_saved_as_png(page, drawn, tmp_path):
     from PIL import Image
 
-    drawn(page, ".lls-pane-axial", 300)
+    drawn(page, ".lls-pane-axial canvas", 300)
     with page.expect_download() as waiting:
         page.get_by_label("Save the picture as PNG").click()
     waiting.value.save_as(tmp_path / "saved.png")
