@@ -269,6 +269,10 @@ class SegmentResult:
             with parts.box("line"):
                 zipped = f"/job/{self.job.id}/all.zip"
                 parts.button("Everything as zip", lambda: ui.navigate.to(zipped), "archive", "main")
+                report = f"{self.name}_report.html"
+                if report in names:
+                    url = self.url(report, True)
+                    parts.button("Report in one file", lambda: ui.navigate.to(url), "description")
             rows = [[lambda f=f: ui.link(f, self.url(f, True)), _what(f), self._size(f)] for f in names]
             parts.table(["File", "What it is", "Size"], rows, left=2)
             if self.desk.reveal:

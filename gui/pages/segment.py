@@ -142,6 +142,7 @@ class SegmentForm:
                 self.tolerance = ui.number("Slices beyond it", value=50, min=0, precision=0)
                 self.tolerance.props("outlined dense")
             self.clean = ui.switch("Remove small pieces and fill holes", value=True)
+            self.html = ui.switch("Also write a report in one file, for any browser", value=True)
             self.confidence = ui.switch("Also write the network's confidence as an image")
 
     def submit(self) -> None:
@@ -158,6 +159,7 @@ class SegmentForm:
             "hip_tolerance": int(self.tolerance.value or 0),
             "no_denoise": not self.clean.value,
             "confidence": self.confidence.value,
+            "html": self.html.value,
         }
         job = self.desk.worker.submit("segment", name, request)
         self.found.clear()

@@ -85,6 +85,11 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     labels = read_labels(download.value.path().rename(data / "downloaded.nii.gz"))
     np.testing.assert_array_equal(labels.array, legs[1].array)
     with second.expect_download() as download:
+        second.get_by_role("button", name="Report in one file").click()
+    report = download.value.path().read_text(encoding="utf-8")
+    assert "<script src" not in report
+    assert script not in report
+    with second.expect_download() as download:
         second.get_by_role("button", name="Everything as zip").click()
     assert "scan_report.json" in zipfile.ZipFile(download.value.path()).namelist()
 

@@ -11,7 +11,7 @@ from gui.store import Store
 REQUESTS = {
     "segment": {
         "scan": "/a/-b", "name": "leg", "series": "2", "model": "default", "side": "left", "device": "cpu",
-        "hip_slice": 0, "hip_tolerance": 40, "no_denoise": True, "confidence": True,
+        "hip_slice": 0, "hip_tolerance": 40, "no_denoise": True, "confidence": True, "html": True,
     },
     "prepare": {
         "subjects": [{"subject": "s", "scan": "/a", "labels": "/b"}], "dataset": "/d", "size": 400,
