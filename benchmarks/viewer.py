@@ -13,10 +13,10 @@ import numpy as np
 from gui.viewer.case import Case
 from gui.viewer.opened import OpenedCase
 from gui.viewer.painting import Painting
-from gui.viewer.planes import PLANES
 from gui.viewer.routes import packed
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.labels import BONES, sided_labels
+from seg_core.planes import PLANES
 
 
 def made_up(slices: int, size: int) -> OpenedCase:

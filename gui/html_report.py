@@ -22,13 +22,13 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from gui.viewer.opened import pack
-from gui.viewer.planes import Plane, Planes
 from seg_core import views
 from seg_core.colours import bone_colours
 from seg_core.errors import GeometryError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.mesh import surface
 from seg_core.moments import label_moments
+from seg_core.planes import Plane, Planes
 from seg_core.ply import Mesh
 
 _LEVELS: Mapping[Plane, int] = {"axial": 96, "coronal": 32, "sagittal": 32}

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from gui.viewer.case import Case
 from gui.viewer.painting import Painting, Stroke, write_correction
-from gui.viewer.planes import PLANES, Plane, Planes
 from seg_core.colours import bone_colours
 from seg_core.errors import GeometryError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
@@ -22,6 +21,7 @@ from seg_core.mesh import surface
 from seg_core.metrics import evaluate
 from seg_core.moments import label_moments
 from seg_core.nifti import read_labels
+from seg_core.planes import PLANES, Plane, Planes
 from seg_core.ply import Mesh, read_ply
 from seg_core.scan import read_scan
 from seg_core.views import display_window

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from gui.viewer.planes import PLANES, Plane, Planes
 from seg_core.errors import UsageError
 from seg_core.geometry import LabelMap
+from seg_core.planes import PLANES, Plane, Planes
 
 Mask = npt.NDArray[np.bool_]
 HISTORY_BYTES = 256 << 20
@@ -30,7 +30,7 @@ class Stroke:
     plane : {"axial", "coronal", "sagittal"}
         Where it was drawn.
     level : int
-        Which plane, see :class:`gui.viewer.planes.Planes`.
+        Which plane, see :class:`seg_core.planes.Planes`.
     points : sequence of (column, row)
         In pixels of the plane, whole numbers at the centres.
     radius_mm : float

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from fastapi import FastAPI, Response
 
 from gui.viewer.opened import Layer, OpenedCase, OpenedCases
-from gui.viewer.planes import Plane
 from seg_core.errors import LlsError
+from seg_core.planes import Plane
 
 # The page keeps its own slices; the browser's disk is no place for a patient.
 _HEADERS = {"Cache-Control": "no-store"}

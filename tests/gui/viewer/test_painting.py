@@ -10,11 +10,11 @@ from scipy import ndimage
 
 from gui.viewer import painting as module
 from gui.viewer.painting import Painting, Stroke, between, brush, write_correction
-from gui.viewer.planes import PLANES, Planes
 from seg_core.errors import OutputError, UsageError
 from seg_core.geometry import Geometry, LabelMap
 from seg_core.labels import BONES, sided_labels
 from seg_core.nifti import read_labels
+from seg_core.planes import PLANES, Planes
 
 ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 

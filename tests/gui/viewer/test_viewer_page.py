@@ -10,8 +10,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from gui.viewer.planes import Planes
 from seg_core.nifti import read_labels
+from seg_core.planes import Planes
 
 pytest.importorskip("nicegui", reason="the extra `gui` is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -8,13 +8,13 @@ import pytest
 
 from gui.viewer.opened import OpenedCase, OpenedCases, open_case, pack
 from gui.viewer.painting import Painting
-from gui.viewer.planes import PLANES, Planes
 from seg_core.colours import bone_colours
 from seg_core.errors import GeometryError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.labels import BONES, sided_labels
 from seg_core.mesh import surface
 from seg_core.nifti import read_labels, write_labels
+from seg_core.planes import PLANES, Planes
 from seg_core.ply import write_ply
 
 GRID = Geometry((4, 5, 6), np.array([[0, -2.0, 0, 9], [1, 0, 0, 3], [0, 0, -3, 20], [0, 0, 0, 1]]))
