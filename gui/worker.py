@@ -25,7 +25,7 @@ LANES: dict[str, tuple[Kind, ...]] = {
     "training": ("train",),  # which may take days
 }
 LOG, RESULT = "log.txt", "result.json"
-_PATIENCE = 15.0  # seconds between asking a process to end and ending it
+_PATIENCE = 30.0  # seconds between asking a process to end and ending it
 _CODE_ROOT = Path(__file__).resolve().parents[1]
 
 
