@@ -2,9 +2,9 @@
 
     python -m benchmarks.page [SCAN] --clicks 50
 
-A click on *Dark* goes to the server and comes back; it is counted until the browser shows it, first with nothing
-else to do, then while ``lls segment`` runs. Wanted: under 100 ms. Without SCAN a synthetic one is made. Needs the
-extras gui, cpu and dev, and Chromium.
+A click on *Dark* goes to the server and comes back; it is counted until the browser shows it, first with
+nothing else to do, then while ``lls segment`` runs. Wanted: under 100 ms. Without SCAN one is made.
+Needs the extras gui, cpu and dev, and Chromium.
 """
 
 import argparse

@@ -43,4 +43,5 @@ def gui(port: int, host: str, roots: tuple[Path, ...], store: Path | None, no_br
     except ImportError as error:
         raise MissingPackageError(f"{error}", "the extra gui", "pip install 'lls[cpu,gui]'") from error
     folder = store or Path(click.get_app_dir("lls")) / "gui"
+    click.echo("Ctrl+C ends it", err=True)
     serve(Config(folder, roots or (Path.home(),), port, host, not no_browser), click.echo)

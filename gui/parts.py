@@ -264,7 +264,8 @@ async def browse(desk: Desk, want_folder: bool = False, begin: Path | None = Non
         button("Take this folder", take, "check", "main")
         button("Cancel", lambda: dialog.submit(None), kind="flat")
     show(now[0])
-    return await dialog
+    chosen: Path | None = await dialog
+    return chosen
 
 
 def _folder_row(icon: str, name: str, do: Callable[[], object]) -> None:

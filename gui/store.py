@@ -89,7 +89,7 @@ class Store:
                 f"{folder} cannot be made: {error.strerror}", fix="name another --store"
             ) from error
         self._lock = _lock(self.root / "lock.db")
-        self._database = peewee.SqliteDatabase(self.root / "jobs.db", pragmas={"journal_mode": "wal"})
+        self._database = peewee.SqliteDatabase(str(self.root / "jobs.db"), pragmas={"journal_mode": "wal"})
         self._jobs, self._settings = _tables(self._database)
         self._database.create_tables([self._jobs, self._settings])
 

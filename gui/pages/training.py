@@ -126,8 +126,7 @@ def _options(name: str) -> dict[str, Any]:
 
 def _draw(loss: ui.echart, dsc: ui.echart, rows: list[dict[str, float]]) -> None:
     loss.options["series"] = [
-        _series(name, colour, [row[key] for row in rows])
-        for key, (name, colour) in _LOSSES.items()
+        _series(name, colour, [row[key] for row in rows]) for key, (name, colour) in _LOSSES.items()
     ]
     names = [key for key in (rows[0] if rows else {}) if key.startswith("dsc_")]
     colours = bone_colours(dict(enumerate((name.removeprefix("dsc_") for name in names), 1)))

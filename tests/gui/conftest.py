@@ -87,6 +87,7 @@ def data(tmp_path_factory, legs):
     volume, labels = legs
     stored = Volume(volume.array.astype(np.int16), volume.geometry)
     write_series(folder / "Doe^Jane" / "dicom", stored, SeriesInfo("legs", description=SCRIPT))
+    (folder / "<img src=x onerror=document.title='run'>").mkdir()
     write_volume(folder / "leg.nii.gz", volume)
     write_labels(folder / "truth.nii.gz", labels)
     for name in ("subject1", "subject2"):
