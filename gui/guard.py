@@ -139,7 +139,10 @@ def _with_headers(send: Send) -> Send:
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", []), *extra]}
+            headers = [*message.get("headers", []), *extra]
+            if not any(name.lower() == b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))  # a browser's disk is no place for a patient
+            message = {**message, "headers": headers}
         await send(message)
 
     return sending

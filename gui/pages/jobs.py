@@ -99,6 +99,7 @@ def _running(desk: Desk, job: Job) -> None:
     def refresh() -> None:
         now = desk.store.get(job.id)
         if now is None or now.is_over:
+            timer.cancel()
             ui.navigate.reload()
             return
         running = desk.worker.running.get(job.id)
@@ -113,8 +114,7 @@ def _running(desk: Desk, job: Job) -> None:
         detail.set_text(" · ".join(part for part in parts_ if part))
         log()
 
-    refresh()
-    ui.timer(0.5, refresh)
+    timer = ui.timer(0.5, refresh)
 
 
 def _failed(desk: Desk, job: Job) -> None:

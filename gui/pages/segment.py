@@ -182,7 +182,8 @@ def _choice(
         else:
             ui.image(thumbnail(image)).classes("thumb").props('fit=contain alt="The middle slice"')
         with parts.box("stack tight grow"):
-            parts.text(entry.get("description") or "Without a description", "title").style("font-weight: 600")
+            name = entry.get("description") or ("Without a name" if "plane" in entry else "NIfTI image")
+            parts.text(name).style("font-weight: 600")
             parts.text(" · ".join(_details(entry)), "small soft")
             if entry.get("problem"):
                 parts.text(words.sentence(entry["problem"]), "small").style("color: var(--look)")

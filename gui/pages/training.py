@@ -41,6 +41,7 @@ def show(desk: Desk, job: Job) -> None:
     def refresh() -> None:
         now = desk.store.get(job.id)
         if now is None or now.state != shown[0]:
+            timer.cancel()
             ui.navigate.reload()
             return
         running = desk.worker.running.get(job.id)
@@ -66,8 +67,7 @@ def show(desk: Desk, job: Job) -> None:
                 _exports(desk, job)
         log()
 
-    refresh()
-    ui.timer(1.0, refresh)
+    timer = ui.timer(1.0, refresh)
 
 
 def _export(desk: Desk, job: Job) -> None:

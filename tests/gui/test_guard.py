@@ -121,3 +121,4 @@ def test_the_page_may_fetch_from_itself_only_and_stand_in_no_frame():
     assert "default-src 'self'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "http" not in policy
+    assert headers_of(ask())["cache-control"] == "no-store"
