@@ -135,7 +135,7 @@ export default {
       this.status = { ...status, stale };
       this.busy = "";
       if (status.scores) this.scores = status.scores;
-      if (!changed) return;
+      if (!changed && !status.message) return; // refused: what was shown at once is not so
       if (this.stroke) return (this.outdated = true);
       this.cache.outdate("labels");
       this.fetch();
@@ -234,6 +234,7 @@ export default {
         this.bones.set(value, unpack(await answer.arrayBuffer()), colour);
         this.tellShown();
       }
+      this.bones.fit();
     },
     // Index (left, back, head) -> RAS+ mm.
     world(index) {

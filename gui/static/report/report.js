@@ -65,4 +65,5 @@ for (const { value, rgb, surface } of data.bones) {
   const stream = new Blob([bytes(surface)]).stream().pipeThrough(new DecompressionStream("deflate"));
   view.set(value, unpack(await new Response(stream).arrayBuffer()), rgb);
 }
+view.fit();
 document.body.dataset.ready = "yes"; // for tests

@@ -45,10 +45,19 @@ function normals(places, faces) {
   return sums;
 }
 
+function extent(places, axis) {
+  let [low, high] = [Infinity, -Infinity];
+  for (let n = axis; n < places.length; n += 3) {
+    low = Math.min(low, places[n]);
+    high = Math.max(high, places[n]);
+  }
+  return [low, high];
+}
+
 export class BoneView {
   // canvas: where it is seen; size: mm that must fit in, [across, high]. Coordinates are RAS+ mm from a middle.
   constructor(canvas, size) {
-    Object.assign(this, { canvas, size, bones: new Map(), cross: null });
+    Object.assign(this, { canvas, size, bones: new Map(), cross: null, home: [0, 0, 0] });
     this.hidden = document.createElement("canvas"); // WebGL; copied, so that letters and saved pictures are simple
     const gl = (this.gl = this.hidden.getContext("webgl2", { antialias: true, alpha: true }));
     if (gl) this.prepare(gl);
@@ -89,7 +98,8 @@ export class BoneView {
     buffers.push(gl.createBuffer());
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffers[2]);
     gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, faces, gl.STATIC_DRAW);
-    this.bones.set(id, { array, buffers, count: faces.length, colour: colour.map((c) => c / 255), shown: true });
+    const box = [0, 1, 2].map((axis) => extent(places, axis));
+    this.bones.set(id, { array, buffers, box, count: faces.length, colour: colour.map((c) => c / 255), shown: true });
     this.draw();
   }
 
@@ -113,9 +123,20 @@ export class BoneView {
     this.draw();
   }
 
+  // Let the bones that are there fill the picture.
+  fit() {
+    const boxes = [...this.bones.values()].map(({ box }) => box);
+    if (!boxes.length) return;
+    const whole = [0, 1, 2].map((axis) => [Math.min(...boxes.map((b) => b[axis][0])), Math.max(...boxes.map((b) => b[axis][1]))]);
+    const [wide, deep, tall] = whole.map(([low, high]) => high - low);
+    this.size = [Math.max(wide, deep), tall];
+    this.home = whole.map(([low, high]) => (low + high) / 2);
+    this.reset();
+  }
+
   // From the front: the patient's right is on the left of the picture.
   reset() {
-    Object.assign(this, { yaw: 0, pitch: 0, zoom: 1, target: [0, 0, 0] });
+    Object.assign(this, { yaw: 0, pitch: 0, zoom: 1, target: this.home });
     this.draw();
   }
 

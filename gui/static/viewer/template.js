@@ -70,8 +70,8 @@ export const template = `
       <section v-if="editable" class="lls-paint">
         <h3>Correct</h3>
         <div class="lls-group lls-wide">
-          <q-btn v-for="t in [['look', 'near_me', 'Look (N)'], ['paint', 'brush', 'Paint (B)'], ['erase', 'ink_eraser', 'Erase (E)']]" :key="t[0]"
-            flat dense no-caps :icon="t[1] === 'ink_eraser' ? 'auto_fix_normal' : t[1]" :label="capital(t[0])" :class="{ 'lls-on': tool === t[0] }" :aria-pressed="tool === t[0]" @click="tool = t[0]"><q-tooltip>{{ t[2] }}</q-tooltip></q-btn>
+          <q-btn v-for="t in [['look', 'near_me', 'Look (N)'], ['paint', 'brush', 'Paint (B)'], ['erase', 'auto_fix_normal', 'Erase (E)']]" :key="t[0]"
+            flat dense no-caps :icon="t[1]" :label="capital(t[0])" :class="{ 'lls-on': tool === t[0] }" :aria-pressed="tool === t[0]" @click="tool = t[0]"><q-tooltip>{{ t[2] }}</q-tooltip></q-btn>
         </div>
         <label>Brush <b>{{ radius }} mm</b></label>
         <q-slider v-model="radius" :min="0.5" :max="40" :step="0.5" dense aria-label="Brush radius in mm" />
