@@ -13,6 +13,15 @@ debug_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 
+progress_option = click.option(
+    "--progress",
+    "progress_as",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Progress on standard error: for people, or a JSON object a line for programs.",
+)
+
 
 def print_json(value: Any) -> None:
     """Write a value as JSON on standard output."""
@@ -157,3 +166,54 @@ class Progress:
     def _line(self, text: str) -> None:
         self._stream.write(text + "\n")
         self._stream.flush()
+
+
+class JsonProgress:
+    """Progress for programs: a JSON object a line, at most twenty a second but for a step's first and last.
+
+    Parameters
+    ----------
+    title : str
+        What is worked on; stands in every line.
+    stream : TextIO, optional
+        Standard error.
+    clock : callable, optional
+        Seconds.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._title, self._clock = title, clock
+        self._stream = sys.stderr if stream is None else stream
+        self._step, self._said = "", 0.0
+
+    def __enter__(self) -> "JsonProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __call__(self, step: str, done: int = 0, total: int = 0) -> None:
+        """Say how much of a step is done; ``total`` 0 where that is not known."""
+        now = self._clock()
+        if step == self._step and done != total and now - self._said < 0.05:
+            return
+        self._step, self._said = step, now
+        record = {"title": self._title, "step": step, "doing": _WORDS.get(step, step)}
+        write_progress({**record, "done": done, "total": total}, self._stream)
+
+
+def write_progress(record: dict[str, Any], stream: TextIO | None = None) -> None:
+    """Write one line of progress for programs, under the key ``progress``, on standard error."""
+    stream = sys.stderr if stream is None else stream
+    stream.write(json.dumps({"progress": record}) + "\n")
+    stream.flush()
+
+
+def make_progress(title: str, progress_as: str, verbosity: int = 0) -> Progress | JsonProgress:
+    """Return what shows progress as it was asked for."""
+    return JsonProgress(title) if progress_as == "json" else Progress(title, verbosity)

@@ -49,6 +49,8 @@ class Settings:
         Coordinates in the PLY files.
     overwrite : bool
         Whether an earlier run's files are replaced.
+    html : bool
+        Whether the report is also written as a page.
     """
 
     target: Path
@@ -57,6 +59,7 @@ class Settings:
     series: str | None = None
     mesh_space: Literal["lps", "ras"] = "lps"
     overwrite: bool = False
+    html: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
         Typed by what went wrong; nothing has been written then.
     """
     planned = [f"{name}_{end}" for end in ("dseg.nii.gz", "dseg.json", "statistics.csv", "report.json")]
+    planned += [f"{name}_report.html"] * settings.html
     check_free(settings.target, name, planned, settings.overwrite)
     clock = _Clock(progress)
     with clock.step(
@@ -127,6 +131,10 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
         checks = _write_files(stage, (name, subtitle), (scan.volume, found), settings, clock)
         facts = _facts(name, runner, settings, (scan, found), clock.steps)
         report = build_report(facts, stage, checks)
+        if settings.html:
+            with clock.step("html"):
+                _write_html(stage / f"{name}_report.html", scan.volume, found.labels, report)
+            report = build_report(facts, stage, checks)  # which lists the page too
         write_report(stage / f"{name}_report.json", report)
     return Result(name, settings.target, report, found.bones, tuple(_shortcomings(found, checks)))
 
@@ -179,6 +187,12 @@ def _write_meshes(stage: Path, name: str, labels: LabelMap, space: Literal["lps"
     for value, moments in label_moments(labels.array).items():
         mesh = surface(labels, value, moments.box)
         write_ply(stage / _mesh_file(name, labels.labels[value]), mesh, space)
+
+
+def _write_html(path: Path, volume: Volume, labels: LabelMap, report: Mapping[str, Any]) -> None:
+    from gui.html_report import html_report
+
+    path.write_text(html_report(volume, labels, report), encoding="utf-8")
 
 
 def _mesh_file(name: str, label: str) -> str:

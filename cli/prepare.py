@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Progress, debug_option, json_option, print_json, table, warn
+from cli.console import debug_option, json_option, make_progress, print_json, progress_option, table, warn
 
 if TYPE_CHECKING:
     from trainers.prepare import Outcome, PrepareConfig, Prepared
@@ -73,6 +73,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--jobs", type=click.IntRange(1), help="Subjects at a time; two by default.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@progress_option
 @json_option
 @debug_option
 def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any) -> None:
@@ -89,7 +90,7 @@ def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any)
 
     config = _config(flags)
     found = read_subjects(subjects)
-    with Progress("prepare", -1 if flags["quiet"] else 0) as progress:
+    with make_progress("prepare", flags["progress_as"], -1 if flags["quiet"] else 0) as progress:
         prepared = run(found, output, config, flags["jobs"] or min(2, len(found)), progress)
     for outcome in prepared.outcomes:
         _warn(outcome)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Progress, debug_option, json_option, number, print_json, table, warn
+from cli.console import (
+    debug_option,
+    json_option,
+    make_progress,
+    number,
+    print_json,
+    progress_option,
+    table,
+    warn,
+)
 
 if TYPE_CHECKING:
     from cli.job import Result, Settings
@@ -63,6 +72,11 @@ Outcome = tuple["Result | None", "Exception | None"]
 @click.option("--no-denoise", is_flag=True, help="Keep small pieces and holes in the network's labels.")
 @click.option("--confidence", is_flag=True, help="Also write the network's confidence as an image.")
 @click.option(
+    "--html",
+    is_flag=True,
+    help="Also write the report as one page, with slices and bones in 3D, for any browser.",
+)
+@click.option(
     "--mesh-space",
     type=click.Choice(["lps", "ras"]),
     default="lps",
@@ -81,6 +95,7 @@ Outcome = tuple["Result | None", "Exception | None"]
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how long each step takes.")
+@progress_option
 @json_option
 @debug_option
 @click.pass_context
@@ -127,7 +142,13 @@ def _open(flags: dict[str, Any]) -> tuple["Runner", "Settings"]:
         confidence=flags["confidence"],
     )
     return runner, Settings(
-        flags["output"], options, flags["device"], flags["series"], flags["mesh_space"], flags["overwrite"]
+        flags["output"],
+        options,
+        flags["device"],
+        flags["series"],
+        flags["mesh_space"],
+        flags["overwrite"],
+        flags["html"],
     )
 
 
@@ -138,7 +159,7 @@ def _attempt(path: Path, name: str, runner: "Runner", settings: "Settings", flag
 
     verbosity = -1 if flags["quiet"] else int(flags["verbose"])
     try:
-        with Progress(name, verbosity) as progress:
+        with make_progress(name, flags["progress_as"], verbosity) as progress:
             result = run_job(path, name, runner, settings, progress)
     except Exception as error:
         return None, error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from cli.console import debug_option, json_option, print_json, table
+from cli.console import debug_option, json_option, print_json, progress_option, table, write_progress
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -170,6 +170,7 @@ def _ready(network: "Network") -> str:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume/--no-resume", default=True, help="Go on with a run that is there (the default).")
 @training_options
+@progress_option
 @debug_option
 def train(
     data: Path, validation: Path | None, chosen: tuple[str, ...], output: Path, resume: bool, **settings: Any
@@ -181,14 +182,21 @@ def train(
     """
     from trainers.loop import train as run_training
 
-    quiet = settings.pop("quiet")
+    quiet, progress_as = settings.pop("quiet"), settings.pop("progress_as")
     log_epochs(quiet)
     sources = _sources(data, validation, chosen)
     make_engine, config = configure(settings.pop("trainer"), settings.pop("network"), settings)
     _warn_of_other_preparation(config.init, sources[0])
-    watch = None if quiet else TrainingLine()
+    watch = _tell if progress_as == "json" else None if quiet else TrainingLine()
     result = run_training(make_engine, config, sources, output, resume, watch)
     click.echo(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
+
+
+def _tell(tick: "Tick") -> None:
+    """Say for programs how far a training is."""
+    from dataclasses import asdict
+
+    write_progress({"step": "train", "doing": "training"} | asdict(tick))
 
 
 def _warn_of_other_preparation(init: str, source: "Source") -> None:

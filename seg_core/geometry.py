@@ -125,6 +125,12 @@ class Volume:
     def __post_init__(self) -> None:
         _check_shape(self.array, self.geometry)
 
+    def _repr_png_(self) -> bytes:
+        """Show the middle planes in a notebook."""
+        from seg_core.notebook import volume_png
+
+        return volume_png(self)
+
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
@@ -148,6 +154,12 @@ class LabelMap:
         _check_shape(self.array, self.geometry)
         if self.array.dtype != np.uint8:
             raise GeometryError(f"labels of type {self.array.dtype}", "uint8")
+
+    def _repr_png_(self) -> bytes:
+        """Show planes through the labels in a notebook."""
+        from seg_core.notebook import labels_png
+
+        return labels_png(self)
 
 
 def _check_shape(array: npt.NDArray[Any], geometry: Geometry) -> None:

@@ -14,21 +14,13 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from seg_core import views
+from seg_core.colours import Colour, bone_colours
 from seg_core.errors import GeometryError
 from seg_core.geometry import LabelMap, Volume
 from seg_core.statistics import BoneStatistics, bone_statistics
 
-Colour = tuple[int, int, int]
-
 _PAGE, _RULE = (13, 17, 23), (38, 45, 55)
 _TEXT, _SOFT, _FAINT, _CUT = (230, 237, 243), (190, 200, 210), (125, 136, 149), (255, 146, 100)
-_BONE_COLOURS: Mapping[str, Colour] = {
-    "tibia": (77, 171, 247),
-    "femur": (255, 179, 64),
-    "fibula": (105, 219, 124),
-    "pelvis": (240, 101, 149),
-}
-_MORE_COLOURS: tuple[Colour, ...] = ((177, 151, 252), (59, 201, 219), (255, 212, 59), (255, 135, 135))
 
 _FINE = 2  # drawn at twice the size, so that Pillow's hard edges become soft
 _MARGIN, _GAP, _HEADER, _FOOTER = 28, 10, 76, 40
@@ -99,7 +91,7 @@ def draw_preview(
     crop = views.crop_around(view, margin_mm=60)
     layout = _lay_out(view, crop, len(levels), len(views.group_labels(labelmap.labels)))
     page = Image.new("RGB", (layout.page[0] * _FINE, layout.page[1] * _FINE), _PAGE)
-    colours = _colours(labelmap.labels)
+    colours = bone_colours(labelmap.labels)
     window = views.display_window(view.image)
     _header(page, title, subtitle)
     top = _HEADER
@@ -136,22 +128,6 @@ def _lay_out(view: views.View, crop: tuple[slice, slice], panels: int, bones: in
         scale = min(_FRONT_WIDTH / wide, room / tall)
         front = (round(wide * scale), round(tall * scale))
     return _Layout(panel, rows, columns, front, legend)
-
-
-def _colours(names: Mapping[int, str]) -> dict[int, Colour]:
-    """Return a colour a label: the bone's on the right and where no side is known, paler on the left."""
-    colours = {}
-    more = iter(_MORE_COLOURS * (len(names) // len(_MORE_COLOURS) + 1))
-    for bone, values in views.group_labels(names).items():
-        base = _BONE_COLOURS.get(bone) or next(more)
-        for value in values:
-            colours[value] = _mix(base, (255, 255, 255), 0.45) if names[value].startswith("left_") else base
-    return colours
-
-
-def _mix(colour: Colour, other: Colour, share: float) -> Colour:
-    r, g, b = (round(a + (c - a) * share) for a, c in zip(colour, other, strict=True))
-    return r, g, b
 
 
 def _slice_view(

@@ -6,15 +6,18 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from seg_core import dicom, dicom_stack, nifti
+import numpy.typing as npt
+
+from seg_core import dicom, dicom_pixels, dicom_stack, nifti
 from seg_core.checks import refuse_values
 from seg_core.errors import LlsError, OutputError, ScanError, UsageError
 from seg_core.geometry import Geometry, Volume
+from seg_core.views import lps_axes
 
 _SYMLINK = 0o120000
 
@@ -124,6 +127,29 @@ def inspect_scan(path: str | Path, series: str | None = None) -> Inspection:
         except LlsError as problem:
             return Inspection("dicom", entries, None, problem.found, problem, found.ignored)
         return Inspection("dicom", entries, chosen.number, reason, None, found.ignored)
+
+
+def middle_slices(path: str | Path) -> dict[int, npt.NDArray[Any]]:
+    """Return the middle slice of each series that can be read, to look at; errors as :func:`read_scan`.
+
+    Returns
+    -------
+    dict of int to ndarray, (row, column)
+        ``number`` of the entry in :func:`inspect_scan` -> values as stored; of NIfTI the middle axial slice,
+        columns towards the patient's left, rows towards the back. What cannot be decoded is left out.
+    """
+    with _opened(Path(path)) as found:
+        if isinstance(found, Path):
+            volume = nifti.read_image(found).volume
+            order, flips = lps_axes(volume.geometry)
+            step = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+            turned = volume.array.transpose(order)[step]
+            return {1: turned[:, :, turned.shape[2] // 2].T.copy()}
+        slices = {}
+        for series in found.series:
+            with suppress(LlsError):
+                slices[series.number] = dicom_pixels.decode([series.planes[series.n_slices // 2]])[0]
+        return slices
 
 
 def _read_dicom(name: str, found: dicom.Found, wanted: str | None) -> Scan:

@@ -115,6 +115,12 @@ class Segmentation:
     warnings: tuple[str, ...] = ()
     share: float = 1.0
 
+    def _repr_html_(self) -> str:
+        """Show the table of the bones in a notebook."""
+        from seg_core.notebook import bones_html
+
+        return bones_html(self.bones)
+
 
 def segment(
     volume: Volume, runner: Runner, options: SegmentOptions | None = None, progress: Progress | None = None

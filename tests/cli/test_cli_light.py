@@ -24,12 +24,12 @@ def test_help_lists_every_command():
     result = subprocess.run(
         [sys.executable, "-m", "cli", "--help"], capture_output=True, text=True, check=True
     )
-    for name in ("segment", "inspect", "convert", "doctor", "info", "evaluate", "phantom", "demo"):
+    for name in ("segment", "gui", "inspect", "convert", "doctor", "info", "evaluate", "phantom", "demo"):
         assert f"\n  {name} " in result.stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["segment", "inspect", "convert", "doctor", "info", "evaluate", "phantom", "demo"]
+    "command", ["segment", "gui", "inspect", "convert", "doctor", "info", "evaluate", "phantom", "demo"]
 )
 def test_every_command_has_help_that_fits_its_line_in_the_table(command, capsys):
     from cli.main import COMMANDS, run

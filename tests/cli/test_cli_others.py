@@ -1,11 +1,12 @@
 import csv
 import json
+import sys
 
 import nibabel
 import numpy as np
 import pytest
 
-from cli.console import Progress, table
+from cli.console import JsonProgress, Progress, table
 from seg_core.geometry import Geometry, LabelMap
 from seg_core.nifti import write_labels
 
@@ -270,3 +271,37 @@ def test_table_columns_line_up_whatever_the_style():
         len(line.replace("\x1b[32m", "").replace("\x1b[0m", "").replace("\x1b[2m", ""))
         for line in text.splitlines()
     ] == [10, 10, 10]
+
+
+def test_progress_for_programs_is_a_json_object_a_line():
+    ticks = iter([0.0, 0.01, 0.02, 0.2, 0.21])
+    stream = Terminal(True)
+    with JsonProgress("leg", stream, clock=lambda: next(ticks)) as progress:
+        for done in (0, 1, 2, 3, 10):
+            progress("infer", done, 10)
+    records = [json.loads(line)["progress"] for line in stream.text.splitlines()]
+    assert [record["done"] for record in records] == [0, 3, 10]  # at most twenty a second, but for the ends
+    assert records[0] == {
+        "title": "leg", "step": "infer", "doing": "segmenting", "done": 0, "total": 10,
+    }  # fmt: skip
+
+
+def test_segment_tells_programs_how_far_it_is(lls, scan, tiny_model, tmp_path):
+    code, out, err = lls(
+        "segment", scan, "-o", tmp_path, "--model", tiny_model, "--json", "--progress", "json"
+    )
+    assert code == 0
+    assert json.loads(out)["scans"][0]["name"] == "leg"
+    told = [json.loads(line)["progress"] for line in err.splitlines() if line.startswith("{")]
+    steps = list(dict.fromkeys(record["step"] for record in told))
+    assert [step for step in steps if step in ("read", "infer", "write")] == ["read", "infer", "write"]
+    assert {record["total"] for record in told if record["step"] == "infer"} != {0}
+
+
+def test_gui_without_its_extra_says_what_to_install(lls, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nicegui", None)
+    for module in [name for name in sys.modules if name.startswith("gui")]:
+        monkeypatch.delitem(sys.modules, module)
+    code, _, err = lls("gui", "--no-browser")
+    assert code == 2
+    assert "pip install 'lls[cpu,gui]'" in err

@@ -13,7 +13,7 @@ import pytest
 from seg_core.checks import refuse_values
 from seg_core.errors import GeometryError, OutputError, ScanError, UsageError
 from seg_core.geometry import Geometry, Volume
-from seg_core.scan import inspect_scan, read_scan
+from seg_core.scan import inspect_scan, middle_slices, read_scan
 from trainers.dicom_writer import SeriesInfo, write_series
 
 
@@ -240,3 +240,16 @@ def test_inspect_nifti(tmp_path, volume):
     assert inspection.entries[0]["shape"] == [6, 5, 4]
     with pytest.raises(ScanError, match="is not there"):
         inspect_scan(tmp_path / "b.nii")
+
+
+def test_middle_slices_of_dicom_and_nifti(folder, volume, tmp_path):
+    (folder / "IMAGES" / "damaged").mkdir()
+    damaged = sorted(write_series(folder / "IMAGES" / "damaged", volume, SeriesInfo("b", number=2)))
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:-20])
+    slices = middle_slices(folder)
+    assert list(slices) == [1]
+    np.testing.assert_array_equal(slices[1], volume.array[:, :, 2].T)
+    (shown,) = middle_slices(nifti(tmp_path / "a.nii", volume.array)).values()
+    # Stored towards right, front and head; shown towards left and back.
+    np.testing.assert_array_equal(shown, volume.array[::-1, ::-1, 2].T)

@@ -1,0 +1,1 @@
+"""The page: everything that `lls` does, for people who never open a terminal. See docs/gui.md."""

@@ -1,0 +1,105 @@
+"""The page as a whole: its routes, who may call them, and the server."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nicegui import app, ui
+
+from gui.desk import Desk
+from gui.guard import Access, Guard
+from gui.pages import jobs, prepare, results, segment, train
+from gui.places import Places, Uploads
+from gui.routes import add_routes
+from gui.store import Store
+from gui.viewer.routes import register as register_viewer
+from gui.worker import Worker
+from seg_core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the page is served.
+
+    Parameters
+    ----------
+    store : Path
+        Where jobs and results are kept.
+    roots : tuple of Path
+        What the page may look into, beside the store.
+    port : int
+        0: one that is free.
+    host : str
+        This computer.
+    browser : bool
+        Whether one is opened.
+    """
+
+    store: Path
+    roots: tuple[Path, ...]
+    port: int = 0
+    host: str = "127.0.0.1"
+    browser: bool = True
+
+
+def serve(config: Config, say: Callable[[str], object]) -> None:
+    """Serve the page until it is ended.
+
+    Parameters
+    ----------
+    config : Config
+        How.
+    say : callable
+        Told the address, once the page can be opened.
+
+    Raises
+    ------
+    UsageError
+        If a root is not there, the port is taken, or another page uses the store.
+    """
+    places = Places(config.roots)
+    store = Store(config.store)
+    port = _free_port(config.host, config.port)
+    desk = Desk(store, Worker(store), places, Uploads(store.root / "uploads"))
+    desk.sweep()
+    access = Access(port, largest=desk.uploads.largest)
+    for page in (segment, results, jobs, prepare, train):
+        page.register(desk)
+    add_routes(app, desk)
+    register_viewer(app)
+    _guard(access)
+    app.on_startup(desk.worker.start)
+    app.on_startup(lambda: say(access.address))
+    app.on_shutdown(desk.worker.stop)
+    app.on_shutdown(store.close)
+    ui.run(
+        host=config.host,
+        port=port,
+        title="lls",
+        favicon="🦴",
+        dark=store.setting("dark"),
+        reload=False,
+        show=access.address.partition(str(port))[2] if config.browser else False,
+        tailwind=False,
+        show_welcome_message=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        reconnect_timeout=30.0,  # a laptop under load, or asleep, keeps its page
+    )
+
+
+def _guard(access: Access) -> None:
+    """Put the guard around everything, also around what the framework adds last."""
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: Guard(build(), access)  # type: ignore[method-assign,assignment]
+
+
+def _free_port(host: str, wanted: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, wanted))
+        except OSError as error:
+            raise UsageError(f"port {wanted} is taken", fix="name another --port, or none") from error
+        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""The pages, one a module; each has ``register(desk)``."""

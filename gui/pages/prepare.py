@@ -1,0 +1,248 @@
+"""Training data: subjects with their labels become a dataset."""
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nicegui import run, ui
+
+from gui import parts, words
+from gui.desk import Desk
+from gui.pages.training import dataset_subjects
+from gui.places import plain_name
+from seg_core.errors import LlsError
+from seg_core.scan import inspect_scan
+
+_SIZES = {512: "512 × 512", 400: "400 × 400", 256: "256 × 256"}
+_LABELLED = {"auto": "as the names say", "both": "both legs", "right": "right leg", "left": "left leg"}
+
+
+def register(desk: Desk) -> None:
+    """Add the page."""
+
+    @ui.page("/prepare", title="Training data · lls")
+    def prepare_page() -> None:
+        about = "Scans with their labels become a dataset that networks are trained on."
+        with parts.frame(desk, "/prepare", "Training data", about), parts.box("columns"):
+            with parts.box("stack"):
+                PrepareForm(desk)
+            with parts.box("stack"):
+                with parts.card("Datasets"):
+                    _datasets(desk)
+                with parts.card("Queue"):
+                    parts.job_list(desk, lambda: desk.store.jobs("prepare")[:6], "Nothing was prepared yet.")
+
+
+def _datasets(desk: Desk) -> None:
+    found = desk.datasets()
+    if not found:
+        parts.empty("dataset", "No dataset yet.")
+    for path, name in found.items():
+        with parts.box("line nowrap"):
+            parts.text(name, "grow").style("font-weight: 600")
+            parts.text(words.plural(len(dataset_subjects(Path(path))), "subject"), "muted small")
+            parts.button("Train", lambda p=path: ui.navigate.to(f"/train?data={p}"), kind="flat").props(
+                "dense"
+            )
+
+
+@dataclass
+class Subject:
+    """A row: what the user has of one subject."""
+
+    name: str = ""
+    scan: str = ""
+    labels: str = ""
+    side: str = "auto"
+    hip_slice: int | None = None
+    problems: list[str] = field(default_factory=list)
+    checked: bool = False
+    own: dict[str, str] = field(default_factory=dict)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return a row of the table that `lls prepare` reads."""
+        row: dict[str, Any] = {"subject": self.name, "scan": self.scan, "side": self.side}
+        row |= {"labels": self.labels} if self.labels else {}
+        row |= {"hip_slice": self.hip_slice} if self.hip_slice is not None else {}
+        return row | self.own
+
+
+def subject_from_folder(folder: Path) -> Subject:
+    """Return the row of a folder as `lls prepare` understands it.
+
+    Raises
+    ------
+    LlsError
+        If it holds no scan or no labels.
+    """
+    from trainers.subjects import read_subjects
+
+    (found,) = read_subjects([folder]).values()
+    if isinstance(found, LlsError):
+        raise found
+    own = {name: str(path) for name, path in found.structures.items()}
+    own |= {"region": str(found.region)} if found.region else {}
+    labels = str(found.label_map) if found.label_map else ""
+    return Subject(plain_name(found.name), str(found.scan), labels, own=own)
+
+
+def check_subject(desk: Desk, subject: Subject) -> list[str]:
+    """Return what is wrong with a row, before anything runs; empty where nothing is."""
+    from trainers.subjects import choose_classes, read_subjects
+
+    problems = []
+    for path in (subject.scan, subject.labels, *subject.own.values()):
+        if path and not desk.places.allows(Path(path)) and not Path(path).is_relative_to(desk.store.root):
+            problems.append(f"{path} lies outside the folders that this page may see")
+    if problems:
+        return problems
+    with tempfile.TemporaryDirectory(prefix="lls-") as temporary:
+        table = Path(temporary) / "subjects.json"
+        table.write_text(json.dumps({"subjects": [subject.as_row()]}), encoding="utf-8")
+        try:
+            (found,) = read_subjects([table]).values()
+            if isinstance(found, LlsError):
+                raise found
+            choose_classes([found])
+            inspection = inspect_scan(found.scan, found.series)
+            if inspection.problem is not None:
+                raise inspection.problem
+        except LlsError as error:
+            return [error.found.splitlines()[0]]
+        except Exception as error:  # a damaged file must not end the page
+            return [f"cannot be read: {error}"]
+    return []
+
+
+class PrepareForm:
+    """Rows, settings, and the checks before anything runs."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.subjects = [Subject(**row) for row in desk.store.setting("subjects", [])]  # sent by a result
+        with parts.card("1  Subjects", "A scan each, with a PLY or mask a bone, or one label map."):
+            self.rows = parts.box("stack")
+            with parts.box("line"):
+                parts.button("Add a subject's folder", self.add_folder, "create_new_folder")
+                parts.button("Add a row by hand", lambda: self.add(Subject()), "add", "flat")
+        with parts.card("2  Settings"):
+            with parts.box("pair"):
+                datasets = {"": "a new dataset"} | desk.datasets()
+                self.dataset = ui.select(datasets, label="Add to", value="").props("outlined dense")
+                self.name = ui.input("Name of the dataset", value="dataset").props("outlined dense")
+                self.name.bind_visibility_from(self.dataset, "value", lambda value: not value)
+                self.size = ui.select(_SIZES, label="Image size", value=256).props("outlined dense")
+                self.side = ui.select(_LABELLED, label="What was labelled", value="auto")
+                self.side.props("outlined dense")
+            with ui.expansion("Options", icon="tune").classes("field"), parts.box("pair"):
+                self.hip = ui.number("Slice where the hip begins", min=0, precision=0)
+                self.hip.props(
+                    'outlined dense clearable hint="Empty: the first labelled slice of each subject"'
+                )
+                self.tolerance = ui.number("Slices kept beyond it", value=50, min=0, precision=0)
+                self.tolerance.props("outlined dense")
+                self.pixel = ui.number("Millimetres a pixel, instead of an image size", min=0.1)
+                self.pixel.props(
+                    'outlined dense clearable hint="For going on from the bundled network: 1.875"'
+                )
+            with parts.box("line"):
+                self.start = parts.button("Check and prepare", self.submit, "play_arrow", "main").classes(
+                    "big"
+                )
+        self.show()
+
+    async def add_folder(self) -> None:
+        """Add the row of a folder that the user chooses."""
+        folder = await parts.browse(self.desk, want_folder=True)
+        if folder is None:
+            return
+        try:
+            self.add(subject_from_folder(folder))
+        except LlsError as error:
+            parts.complain(error)
+
+    def add(self, subject: Subject) -> None:
+        """Add a row."""
+        self.subjects.append(subject)
+        self.show()
+
+    def show(self) -> None:
+        """Show the rows with what their checks found."""
+        self.rows.clear()
+        with self.rows:
+            if not self.subjects:
+                parts.empty(
+                    "group_add", "No subject yet. A folder holds a scan beside masks, meshes or labels."
+                )
+            for subject in self.subjects:
+                self._row(subject)
+
+    def _row(self, subject: Subject) -> None:
+        def keep(field: str, value: str | None) -> None:
+            setattr(subject, field, (value or "").strip())
+
+        def remove() -> None:
+            self.subjects.remove(subject)
+            waiting = [row for row in self.desk.store.setting("subjects", []) if row["name"] != subject.name]
+            self.desk.store.set("subjects", waiting)
+            self.show()
+
+        with parts.box("job"):
+            with parts.box("line nowrap"):
+                name = ui.input("Subject", value=subject.name, on_change=lambda e: keep("name", e.value))
+                name.props("outlined dense").style("width: 11rem")
+                with parts.box("grow line"):
+                    if subject.own:
+                        parts.text(", ".join(words.bone_name(bone) for bone in subject.own), "soft small")
+                    elif subject.labels:
+                        parts.text(Path(subject.labels).name, "soft small")
+                if subject.checked and not subject.problems:
+                    parts.chip("in order", "good", "check")
+                parts.button("", remove, "delete_outline", "flat").props('dense aria-label="Remove"')
+            if not subject.own:
+                with parts.box("pair"):
+                    for field, label in (
+                        ("scan", "Scan"),
+                        ("labels", "Labels: a folder of files, or a label map"),
+                    ):
+                        entry = parts.path_field(self.desk, label, lambda path, f=field: keep(f, str(path)))
+                        entry.set_value(getattr(subject, field))
+                        entry.on_value_change(lambda e, f=field: keep(f, e.value))
+            for problem in subject.problems:
+                parts.chip(words.sentence(problem), "bad", "error_outline").style("white-space: normal")
+
+    async def submit(self) -> None:
+        """Check all rows; put the job in the queue if they are in order."""
+        if not self.subjects:
+            ui.notify("Add a subject first.", type="warning")
+            return
+        self.start.set_enabled(False)
+        for subject in self.subjects:
+            subject.problems = await run.io_bound(check_subject, self.desk, subject)
+            subject.checked = True
+        names = [subject.name.casefold() for subject in self.subjects]
+        for subject in self.subjects:
+            if names.count(subject.name.casefold()) > 1:
+                subject.problems.append("two subjects have this name")
+        self.start.set_enabled(True)
+        self.show()
+        if not any(subject.problems for subject in self.subjects):
+            self._send()
+
+    def _send(self) -> None:
+        self.desk.store.set("subjects", [])
+        wanted = plain_name(self.name.value or "dataset")
+        folder = Path(self.dataset.value) if self.dataset.value else self.desk.free_name("datasets", wanted)
+        request = {
+            "subjects": [subject.as_row() for subject in self.subjects],
+            "dataset": str(folder),
+            "size": None if self.pixel.value else self.size.value,
+            "pixel_mm": self.pixel.value or None,
+            "labelled_side": self.side.value,
+            "hip_slice": None if self.hip.value is None else int(self.hip.value),
+            "tolerance": int(self.tolerance.value if self.tolerance.value is not None else 50),
+        }
+        job = self.desk.worker.submit("prepare", folder.name, request)
+        ui.navigate.to(f"/job/{job.id}")

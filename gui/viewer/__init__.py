@@ -1,0 +1,1 @@
+"""Look at a scan with its labels, compare two label maps, correct one."""

@@ -1,0 +1,113 @@
+"""The viewer as one element of a page."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nicegui import app, background_tasks, run, ui
+from nicegui.element import Element
+from nicegui.events import GenericEventArguments
+
+from gui.viewer.case import Case
+from gui.viewer.opened import OpenedCase, OpenedCases, open_case
+from seg_core.errors import LlsError
+
+_STATIC = Path(__file__).parent.parent / "static" / "viewer"
+
+
+class Viewer(Element, component="viewer.js", esm={"lls-viewer": str(_STATIC)}):
+    """The component: what the browser asks for goes to the opened case, what became of it comes back."""
+
+    def __init__(
+        self,
+        key: str,
+        opened: OpenedCase,
+        facts: dict[str, Any],
+        on_saved: Callable[[Path], None] | None = None,
+        corrections: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self._opened = opened
+        self._on_saved, self._corrections = on_saved, corrections
+        self._props["facts"] = facts
+        self._props["base"] = f"/viewer/{key}"
+        self._props["editable"] = corrections is not None
+        self.on("edit", self._edit)
+
+    async def _edit(self, event: GenericEventArguments) -> None:
+        if self._corrections is None:
+            return
+        kind = event.args.get("kind")
+        try:
+            if kind == "save":
+                path = await run.io_bound(self._opened.save, self._corrections)
+                text = f"saved as {path.name}"
+                if self._on_saved is not None:
+                    self._on_saved(path)
+            elif kind == "fill":
+                text = await run.io_bound(self._opened.edit, event.args)
+            else:
+                text = self._opened.edit(event.args)
+        except LlsError as error:
+            text = f"{error.found}: {error.fix}" if error.fix else error.found
+        self.run_method("edited", self._status(text, kind))
+
+    def _status(self, message: str, kind: str) -> dict[str, Any]:
+        painting = self._opened.painting
+        status: dict[str, Any] = {
+            "can_undo": painting.can_undo,
+            "can_redo": painting.can_redo,
+            "unsaved": painting.unsaved,
+            "changed_at": dict(painting.changed_at),
+            "version": painting.version,
+            "message": message,
+        }
+        if kind in ("fill", "save"):  # a pass over the whole volume: not after each stroke
+            status["scores"] = self._opened.scores()
+        return status
+
+
+def show(
+    case: Case, on_saved: Callable[[Path], None] | None = None, corrections: Path | None = None
+) -> ui.element:
+    """Build the viewer of a case in the current container; it reads the case while the page is already there.
+
+    Parameters
+    ----------
+    case : Case
+        What to show. What cannot be read is said in the viewer's place.
+    on_saved : callable, optional
+        Is told the path of each new label map.
+    corrections : Path, optional
+        Folder that takes corrected label maps; without it there is no painting.
+
+    Returns
+    -------
+    nicegui.ui.element
+        Fills its container; give that a height.
+    """
+    cases: OpenedCases = app.state.viewer_cases
+    ui.add_css(_STATIC / "viewer.css")
+    client = ui.context.client
+    box = ui.element("div").style("width: 100%; height: 100%; display: flex")
+
+    async def build() -> None:
+        try:
+            opened = await run.io_bound(open_case, case)
+            facts = await run.io_bound(opened.facts)
+        except LlsError as error:
+            box.clear()
+            with box:
+                ui.label(str(error)).style("margin: auto; white-space: pre-line").props("role=alert")
+            return
+        key = cases.add(opened)
+        client.on_delete(lambda: cases.close(key))
+        box.clear()
+        with box:
+            Viewer(key, opened, facts, on_saved, corrections)
+
+    with box, ui.column().style("margin: auto; align-items: center"):
+        ui.spinner(size="lg")
+        ui.label(f"Reading {case.name} …")
+    background_tasks.create(build(), name=f"viewer of {case.name}")
+    return box

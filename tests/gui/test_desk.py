@@ -1,0 +1,50 @@
+import pytest
+
+pytest.importorskip("nicegui", reason="the extra gui is not installed")
+
+from gui.desk import Desk
+from gui.places import Places, Uploads
+from gui.store import Store
+from gui.worker import Worker
+
+
+@pytest.fixture
+def desk(tmp_path):
+    store = Store(tmp_path / "store")
+    yield Desk(store, Worker(store), Places([tmp_path]), Uploads(store.root / "uploads"))
+    store.close()
+
+
+def test_what_was_dropped_stays_as_long_as_a_job_speaks_of_it(desk):
+    used, unused, sent = (desk.uploads.folder / desk.uploads.begin() for _ in range(3))
+    first = desk.store.add("segment", "a", {"scan": str(used / "leg.nii")})
+    second = desk.store.add("segment", "b", {"scan": str(used)})
+    desk.store.set("subjects", [{"name": "c", "scan": str(sent), "labels": "x"}])
+    desk.sweep()
+    assert [path.exists() for path in (used, unused, sent)] == [True, False, True]
+    desk.delete(first)
+    assert used.exists()
+    desk.delete(second)
+    assert not used.exists()
+    assert desk.store.jobs() == []
+
+
+def test_a_training_goes_with_its_run_and_a_network_with_its_file(desk):
+    run, model, mine = (desk.store.root / name for name in ("runs/a", "models/a.onnx", "models/mine.onnx"))
+    run.mkdir()
+    for file in (model, mine):
+        file.write_bytes(b"x")
+    training = desk.store.add("train", "a", {"run": str(run)})
+    export = desk.store.add("export", "a", {"run": str(run), "model": str(model)}, parent=training.id)
+    assert desk.models() == {"default": "bundled with lls", str(model): "a", str(mine): "mine"}
+    desk.delete(export)
+    assert desk.models() == {"default": "bundled with lls", str(mine): "mine"}
+    assert run.exists()
+    desk.delete(training)
+    assert not run.exists()
+
+
+def test_a_name_that_is_taken_is_numbered(desk):
+    (desk.store.root / "runs" / "a").mkdir()
+    assert desk.free_name("runs", "a").name == "a-2"
+    assert desk.free_name("runs", "b").name == "b"

@@ -1,0 +1,271 @@
+"""The page in a real browser, from a folder of DICOM to a downloaded result."""
+
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nicegui", reason="the extra gui is not installed")
+
+from seg_core.nifti import read_labels
+
+
+def choose(page, label, option):
+    """Choose in a list."""
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option).click()
+
+
+def open_scan(page, path):
+    field = page.get_by_label("or its path on this computer")
+    field.fill(str(path))
+    field.press("Enter")
+
+
+def segment(page, path, network="tiny"):
+    open_scan(page, path)
+    choose(page, "Network", network)
+    page.get_by_role("button", name="Segment", exact=True).click()
+    page.get_by_text("is in the queue").wait_for()
+
+
+def is_local(url, address):
+    here = address.split("/?")[0].removeprefix("http://")
+    return url.startswith((f"http://{here}/", f"ws://{here}/", "data:", "blob:"))
+
+
+def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, shots, legs):
+    first = tab(page)
+    open_scan(first, data / "Doe^Jane" / "dicom")
+    first.get_by_role("radio").get_by_text(script).wait_for()
+    shots(first, "segment")
+    assert first.title() == "Segment · lls"
+    segment(first, data / "Doe^Jane" / "dicom")
+    second = tab(page)
+    first.close()  # the run goes on, and another tab sees it
+    second.get_by_role("link", name="scan").first.click()
+    second.get_by_role("tab", name="Take away").wait_for()
+    shots(second, "result")
+    assert "Doe" not in second.content()
+
+    second.get_by_role("button", name="Axial plane alone").click()
+    second.get_by_role("button", name="Paint", exact=True).click()
+    second.get_by_role("button", name="left pelvis").first.click()
+    box = second.locator(".lls-pane-axial canvas").bounding_box()
+    second.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    second.mouse.down()
+    second.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2, steps=4)
+    second.mouse.up()
+    second.get_by_role("button", name="Save correction").click()
+    second.get_by_text("The original is kept").wait_for()
+    shots(second, "corrected")
+
+    second.get_by_role("tab", name="Numbers").click()
+    second.get_by_text("Right tibia").wait_for()
+    shots(second, "numbers")
+
+    second.get_by_role("tab", name="Compare").click()
+    field = second.get_by_label("A reference: label map on this computer (NIfTI)")
+    field.fill(str(data / "truth.nii.gz"))
+    field.press("Enter")
+    second.get_by_text("Against truth.nii.gz").wait_for()
+    second.get_by_role("cell", name="1.000").first.wait_for()
+    assert second.get_by_role("cell", name="1.000").count() == 8
+    shots(second, "compare")
+
+    second.get_by_role("tab", name="Take away").click()
+    shots(second, "files")
+    with second.expect_download() as download:
+        second.get_by_role("link", name="scan_dseg.nii.gz").click()
+    labels = read_labels(download.value.path().rename(data / "downloaded.nii.gz"))
+    np.testing.assert_array_equal(labels.array, legs[1].array)
+    with second.expect_download() as download:
+        second.get_by_role("button", name="Report in one file").click()
+    report = download.value.path().read_text(encoding="utf-8")
+    assert "<script src" not in report
+    assert script not in report
+    with second.expect_download() as download:
+        second.get_by_role("button", name="Everything as zip").click()
+    assert "scan_report.json" in zipfile.ZipFile(download.value.path()).namelist()
+
+    with second.expect_download() as download:
+        second.get_by_role("link", name="scan_desc-corrected_dseg.nii.gz").click()
+    corrected = read_labels(download.value.path().rename(data / "corrected.nii.gz"))
+    painted = corrected.array != legs[1].array
+    assert painted.any()
+    assert set(corrected.array[painted]) == {8}
+    assert corrected.geometry.is_close(legs[1].geometry)
+
+    second.get_by_role("tab", name="How it was made").click()
+    second.get_by_text("passed").first.click()
+    second.get_by_text("The label map has the scan's shape and affine").wait_for()
+    shots(second, "how")
+    second.get_by_role("tab", name="Take away").click()
+    second.get_by_role("button", name="Send to the training data").click()
+    second.get_by_text("scan_desc-corrected_dseg.nii.gz").wait_for()
+    second.get_by_role("button", name="Remove").click()
+    second.get_by_text("No subject yet").wait_for()
+    assert [url for url in first.asked + second.asked if not is_local(url, page)] == []
+    assert first.wrong + second.wrong == []
+
+
+def test_what_is_not_a_scan_or_lies_outside_is_refused_in_words(page, tab, data, tmp_path, shots):
+    evil = tmp_path / "evil.zip"
+    with zipfile.ZipFile(evil, "w") as archive:
+        archive.writestr("../../evil.dcm", b"x" * 300)
+    found = tab(page)
+    open_scan(found, evil)  # outside the roots
+    found.get_by_text("lies outside the folders that this page may see").wait_for()
+    with found.expect_file_chooser() as chooser:
+        found.get_by_role("button", name="Choose files").click()
+    chooser.value.set_files(evil)
+    found.get_by_text("holds an entry that leads out of it").wait_for()
+    shots(found, "refused")
+    with found.expect_file_chooser() as chooser:
+        found.get_by_role("button", name="Choose files").click()
+    chooser.value.set_files(data / "leg.nii.gz")
+    found.get_by_text("a NIfTI image").wait_for()
+    assert found.get_by_label("Name of the result").input_value() == "leg"
+    with found.expect_file_chooser() as chooser:
+        found.get_by_role("button", name="a folder").click()
+    chooser.value.set_files(data / "Doe^Jane" / "dicom")
+    found.get_by_text("1 series").wait_for()
+    assert found.get_by_label("Name of the result").input_value() == "scan"
+    found.get_by_role("button", name="Browse").click()  # names of files are text
+    found.get_by_role("dialog").get_by_role("button", name="<img src=x").wait_for()
+    assert found.title() == "Segment · lls"
+
+
+def test_who_has_no_token_gets_nothing_and_nobody_sends_gigabytes(page, tab):
+    address = page.split("/?")[0]
+
+    def status(path="", **headers):
+        request = urllib.request.Request(address + path, headers=headers)
+        if "Content-Length" in headers:
+            request.method = "POST"
+        try:
+            return urllib.request.urlopen(request).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    for path in (
+        "/",
+        "/results",
+        "/job/1/file/scan_dseg.nii.gz",
+        "/assets/style.css",
+        "/_nicegui_ws/socket.io/",
+    ):
+        assert status(path) == 401
+    assert status("/?token=wrong") == 401
+    assert status("/", Host="evil.example") == 403
+    found = tab(page)
+    cookies = "; ".join(f"{c['name']}={c['value']}" for c in found.context.cookies())
+    assert status("/", Cookie=cookies) == 200
+    size = str(10 * 10**9)
+    assert status("/drop", Cookie=cookies, Origin=address, **{"Content-Length": size}) == 413
+    assert status("/job/1/file/..%2f..%2f..%2fjobs.db", Cookie=cookies) == 404
+
+
+def test_names_of_patients_are_shown_only_when_asked_for(page, tab, data, shots):
+    found = tab(page)
+    open_scan(found, data / "Doe^Jane" / "dicom")
+    found.get_by_role("radio").first.wait_for()
+    assert "lls phantom" not in found.content()
+    found.get_by_role("switch", name="Show names").click()
+    found.get_by_text("not for diagnosis", exact=False).wait_for()
+    open_scan(found, data / "Doe^Jane" / "dicom")
+    found.get_by_text("lls phantom").wait_for()
+    found.get_by_role("switch", name="Show names").click()
+    found.get_by_role("switch", name="Show names", checked=False).wait_for()
+
+
+def test_narrow_and_dark_it_is_all_there_and_the_keyboard_reaches_it(page, tab, data, shots):
+    found = tab(page, viewport={"width": 640, "height": 500}, color_scheme="dark")  # 200 % of 1280 x 1000
+    found.get_by_role("switch", name="Dark").click()
+    found.locator("body.body--dark").wait_for()
+    open_scan(found, data / "leg.nii.gz")
+    found.get_by_role("button", name="Segment", exact=True).wait_for()
+    shots(found, "narrow")
+    assert found.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    reached = set()
+    found.locator("body").press("Home")
+    for _ in range(40):
+        found.keyboard.press("Tab")
+        reached.add(found.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel"))
+    assert any("Segment" in (name or "") for name in reached)
+    assert any("Browse" in (name or "") for name in reached)
+    found.get_by_role("switch", name="Dark").click()
+    found.locator("body.body--light").wait_for()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_what_a_killed_page_was_doing_is_cut_short_and_can_run_again(serve, tab, data, tmp_path, shots):
+    store = tmp_path / "store"
+    with serve(store, data) as (address, process):
+        found = tab(address)
+        segment(found, data / "leg.nii.gz", "bundled with lls")
+        found.get_by_text("segmenting").wait_for()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with serve(store, data) as (address, _):
+        found = tab(address)
+        found.get_by_text("cut short").wait_for()
+        shots(found, "cut-short")
+        assert not list((store / "jobs").rglob("*.partial"))
+        found.get_by_role("button", name="Run again").click()
+        found.get_by_role("button", name="Cancel").click()
+        found.get_by_text("cancelled").wait_for()
+    assert not list((store / "jobs").rglob("result/*"))
+
+
+def test_from_labelled_subjects_to_a_new_network(page, tab, data, shots):
+    pytest.importorskip("torch", reason="the extra torch is not installed")
+    found = tab(page.replace("/?", "/prepare?"))
+    for name in ("subject1", "subject2"):
+        found.get_by_role("button", name="Add a subject's folder").click()
+        dialog = found.get_by_role("dialog")
+        dialog.locator(".folderrow").first.wait_for()
+        if not dialog.get_by_role("button", name=name).count():
+            dialog.get_by_role("button", name="Up").click()
+        dialog.get_by_role("button", name=name).click()
+        dialog.get_by_text(str(data / name)).wait_for()
+        dialog.get_by_role("button", name="Take this folder").click()
+        dialog.wait_for(state="detached")
+    found.get_by_role("button", name="Add a row by hand").click()
+    found.get_by_label("Name of the dataset").fill("legs")
+    found.get_by_role("button", name="Check and prepare").click()
+    found.get_by_text("A subject called ''.").wait_for()  # said before anything runs
+    assert found.get_by_text("in order").count() == 2
+    shots(found, "prepare")
+    found.get_by_role("button", name="Remove").last.click()
+    found.get_by_role("button", name="Check and prepare").click()
+    found.get_by_alt_text("Quality page").last.wait_for()
+    assert found.get_by_alt_text("Quality page").count() == 2
+    found.wait_for_function("[...document.images].every((image) => image.complete && image.naturalWidth)")
+    shots(found, "dataset")
+
+    found.get_by_role("button", name="Train on it").click()
+    choose(found, "Network", "unet-mobilenetv2 (torch)")
+    choose(found, "Begins", "anew")
+    found.get_by_label("Name of the network").fill("mine")
+    found.get_by_text("Options").click()
+    for label, value in (("Slices an epoch", 2), ("Slices a step", 2), ("Slices that are validated on", 2)):
+        found.get_by_label(label).fill(str(value))
+    shots(found, "train")
+    found.get_by_role("button", name="Train", exact=True).click()
+    found.get_by_role("button", name="Use the best network so far").wait_for()  # an epoch is over
+    shots(found, "training")
+    found.get_by_role("button", name="Stop").click()
+    found.get_by_text("it can go on where it was").wait_for()
+    found.get_by_role("button", name="Go on").wait_for()
+    found.get_by_role("button", name="Use the best network so far").click()
+    found.get_by_role("button", name="Segment with it").click()
+    open_scan(found, data / "leg.nii.gz")
+    found.get_by_text("mine").wait_for()  # chosen already
+    shots(found, "new-network")
+    assert found.wrong == []

@@ -1,0 +1,122 @@
+import asyncio
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+pytest.importorskip("peewee", reason="the extra gui is not installed")
+
+from gui.store import Store
+from gui.worker import LOG, Worker
+from seg_core.nifti import write_volume
+
+ENDS = 600  # seconds after which a test gives up; nothing is measured
+
+
+@pytest.fixture
+def scan(tmp_path, legs):
+    path = tmp_path / "leg.nii.gz"
+    write_volume(path, legs[0])
+    return path
+
+
+@pytest.fixture
+def store(tmp_path):
+    found = Store(tmp_path / "store")
+    yield found
+    found.close()
+
+
+async def until(condition):
+    async with asyncio.timeout(ENDS):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def drive(store, script):
+    """Run a script with a worker in an event loop."""
+
+    async def main():
+        worker = Worker(store)
+        worker.start()
+        try:
+            await script(worker)
+        finally:
+            await worker.stop()
+
+    asyncio.run(main())
+
+
+def request(scan, model, **more):
+    return {"scan": str(scan), "name": "leg", "model": str(model), "device": "cpu"} | more
+
+
+def test_jobs_run_one_after_the_other_and_say_what_became_of_them(store, scan, tiny_model, tmp_path):
+    seen = set()
+
+    async def script(worker):
+        good = worker.submit("segment", "leg", request(scan, tiny_model))
+        bad = worker.submit("segment", "bad", request(tmp_path / "no.nii", tiny_model))
+        waiting = worker.submit("segment", "later", request(scan, tiny_model))
+        await worker.cancel(waiting)
+
+        def over():
+            seen.add(tuple(worker.running))
+            return store.get(bad.id).is_over
+
+        await until(over)
+        assert store.get(good.id).state == "done"
+        assert (store.folder(good) / "result" / "leg_dseg.nii.gz").is_file()
+        assert store.get(bad.id).state == "failed"
+        assert store.get(bad.id).exit_code == 3
+        assert "not there" in store.get(bad.id).message
+        assert "what to do" in store.get(bad.id).message
+        assert store.get(waiting.id).state == "cancelled"
+        assert not (store.folder(bad) / "result").exists()
+
+    drive(store, script)
+    assert max(map(len, seen)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_cancelled_killed_and_closed_jobs_leave_nothing_and_can_run_again(store, scan, tiny_model):
+    def is_working(worker, job):
+        running = worker.running.get(job.id)
+        return running is not None and running.progress.doing == "segmenting"
+
+    def left(job):
+        return sorted(path.name for path in store.folder(job).iterdir())
+
+    async def script(worker):
+        slow = request(scan, "default")
+        cancelled = worker.submit("segment", "cancelled", slow)
+        await until(lambda: is_working(worker, cancelled))
+        await worker.cancel(cancelled)
+        await until(lambda: store.get(cancelled.id).is_over)
+        assert store.get(cancelled.id).state == "cancelled"
+        assert left(cancelled) == [LOG, "result.json"]
+
+        killed = worker.submit("segment", "killed", slow)
+        await until(lambda: is_working(worker, killed))
+        os.kill(worker.running[killed.id].process.pid, signal.SIGKILL)
+        await until(lambda: store.get(killed.id).is_over)
+        assert store.get(killed.id).state == "cut short"
+        assert "SIGKILL" in store.get(killed.id).message
+        assert left(killed) == [LOG, "result.json"]
+
+        store.change(killed, request=json.dumps(request(scan, tiny_model)))
+        again = worker.again(store.get(killed.id))
+        await until(lambda: store.get(again.id).is_over)
+        assert store.get(again.id).state == "done"
+
+        closed = worker.submit("segment", "closed", slow)
+        await until(lambda: is_working(worker, closed))
+        await worker.stop()
+        await until(lambda: store.get(closed.id).is_over)
+        assert store.get(closed.id).state == "cut short"
+
+    drive(store, script)
+    assert not list(store.root.rglob("*.partial"))
+    assert not list(store.root.rglob("tmp"))
