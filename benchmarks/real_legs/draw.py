@@ -2,12 +2,13 @@
 
     python -m benchmarks.real_legs.draw --data DIR --out reference.json --pictures PICTURES
 
-``seeds.json`` holds what was set by eye on enlarged slices, in voxel coordinates i, j: a point in every bone;
-where the outline found from it (`benchmarks.real_legs.outline`) left the edge, anchors on the edge; and where
-no edge can be seen, sectors around the point, in degrees from i towards j. Such sectors, and rays at which
-the edge is too faint, are in doubt: ``DOUBT_MM`` on either side of the outline. The calf whose water and fat
-were imaged apart was drawn on the sum of the two, in which all but cortex and air is bright; its labels hold
-for both. Pictures show outlines (red), doubt (orange), points (blue) and anchors (green) on enlarged slices.
+``seeds.json`` holds what was set by eye on enlarged slices, in voxel coordinates i, j: a point in every
+bone, in three or four slices of a scan, and between these interpolated; where the outline found from it
+(`benchmarks.real_legs.outline`) left the edge, anchors on the edge; and where no edge can be seen, sectors
+around the point, in degrees from i towards j. Such sectors, and rays at which the edge is too faint, are in
+doubt: ``DOUBT_MM`` on either side of the outline. The calf whose water and fat were imaged apart was drawn
+on the sum of the two, in which all but cortex and air is bright; its labels hold for both. Pictures show
+outlines (red), doubt (orange), points (blue) and anchors (green) on enlarged slices.
 """
 
 import argparse
