@@ -18,6 +18,9 @@ from trainers.soft_tissue import Tissue
 
 FloatArray = npt.NDArray[np.float32]
 
+Patches = tuple[FloatArray, int]
+"""Knots (channels, rows, columns), and how many pixels lie from one to the next."""
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -38,8 +41,12 @@ class Contrast:
         SD of a muscle's and of a loop of bowel's level around its tissue's, relative (log).
     texture : float
         Greatest SD of a material's speckle, relative.
-    patches : float
-        Greatest SD of broad patches in marrow, relative.
+    patches, grain : float
+        Greatest SD of patches in marrow and in all other tissues, relative; a slice's patches have one size,
+        from a few pixels (an interpolated scan's noise, fat between fibres) to a dozen.
+    suppressed : float
+        Share of water looks in which fat and marrow are darker still, down to black, as one scanner's
+        suppression leaves them.
     brightest : tuple of float
         Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window.
     """
@@ -53,6 +60,8 @@ class Contrast:
     organs: float = 0.35
     texture: float = 0.15
     patches: float = 0.3
+    grain: float = 0.2
+    suppressed: float = 0.4
     brightest: tuple[float, float] = (0.55, 1.0)
 
 
@@ -77,10 +86,13 @@ def draw_levels(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
 def _known(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float64]:
     others = sorted(set(KNOWN_LEVELS) - {"water"})
     other = others[int(rng.integers(len(others)))]
-    table = KNOWN_LEVELS["water" if rng.random() < contrast.water else other]
-    level = np.array([table[tissue] for tissue in Tissue])
+    name = "water" if rng.random() < contrast.water else other
+    level = np.array([KNOWN_LEVELS[name][tissue] for tissue in Tissue])
     spread = np.where(level < _DARK, contrast.dark_spread, contrast.spread)
-    return level * np.exp(rng.normal(0, 1, len(level)) * spread)
+    level *= np.exp(rng.normal(0, 1, len(level)) * spread)
+    if name == "water" and rng.random() < contrast.suppressed:
+        level[[Tissue.FAT, Tissue.MARROW, Tissue.RED_MARROW]] *= rng.random()
+    return level
 
 
 def _free(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float64]:
@@ -144,38 +156,39 @@ def _texture(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
     """Return SD of speckle and of patches of each material (``MATERIALS``, 2)."""
     tissues = material_tissues()
     speckle = rng.uniform(0, contrast.texture, len(Tissue)) * rng.random()
-    patches = np.zeros(len(Tissue))
+    patches = rng.uniform(0, contrast.grain, len(Tissue)) * rng.random()
     patches[[Tissue.MARROW, Tissue.RED_MARROW]] = rng.uniform(0, contrast.patches) * rng.random()
     return np.stack([speckle[tissues], patches[tissues]], -1).astype(np.float32)
 
 
-_KNOT = 12
-"""Pixels between the knots of patches."""
+_KNOTS = (2, 3, 5, 8, 12)
+"""Pixels between the knots of patches, one of these in a slice."""
 
 
-def _draw_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[FloatArray, ...]:
-    """Return white noise for speckle, weights of a pixel's own and its neighbours', and knots of patches."""
+def _draw_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray, Patches]:
+    """Return white noise for speckle, weights of a pixel's own and its neighbours', and patches."""
     channels, rows, columns = shape
-    knots = rng.standard_normal((channels, rows // _KNOT + 2, columns // _KNOT + 2), dtype=np.float32)
+    apart = int(rng.choice(_KNOTS))
+    knots = rng.standard_normal((channels, rows // apart + 2, columns // apart + 2), dtype=np.float32)
     own = np.float32(rng.uniform(0.2, 1.0))
     weights = np.array([own, (1 - own) / 4], np.float32) / np.sqrt(own**2 + (1 - own) ** 2 / 4)
-    return rng.standard_normal(shape, dtype=np.float32), weights, knots * np.float32(1.5)
+    return rng.standard_normal(shape, dtype=np.float32), weights, (knots * np.float32(1.5), apart)
 
 
 @njit(cache=True, nogil=True)
 def _paint(mixtures, levels, texture, noise, image):  # type: ignore[no-untyped-def]
     """Speckle is a pixel's and its four neighbours' noise, patches are bilinear between knots: SD about 1."""
     channels, rows, columns = image.shape
-    grain, weights, knots = noise
+    grain, weights, (knots, apart) = noise
     for k in range(channels):
         for r in range(rows):
             above, below = max(r - 1, 0), min(r + 1, rows - 1)
-            y, fy = r // _KNOT, np.float32(r % _KNOT) / np.float32(_KNOT)
+            y, fy = r // apart, np.float32(r % apart) / np.float32(apart)
             for c in range(columns):
                 before, after = max(c - 1, 0), min(c + 1, columns - 1)
                 around = grain[k, above, c] + grain[k, below, c] + grain[k, r, before] + grain[k, r, after]
                 speckle = weights[0] * grain[k, r, c] + weights[1] * around
-                x, fx = c // _KNOT, np.float32(c % _KNOT) / np.float32(_KNOT)
+                x, fx = c // apart, np.float32(c % apart) / np.float32(apart)
                 top = knots[k, y, x] + fx * (knots[k, y, x + 1] - knots[k, y, x])
                 bottom = knots[k, y + 1, x] + fx * (knots[k, y + 1, x + 1] - knots[k, y + 1, x])
                 patches = top + fy * (bottom - top)

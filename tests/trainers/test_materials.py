@@ -52,7 +52,7 @@ def test_a_material_knows_its_tissue():
 
 
 def test_a_slice_is_levels_times_shares():
-    plain = Contrast(texture=0.0, patches=0.0)
+    plain = Contrast(texture=0.0, patches=0.0, grain=0.0)
     mixtures = np.full((1, 1, 4, 4), Tissue.FAT | Tissue.MUSCLE << 8 | 51 << 16, np.uint32)
     image = paint(mixtures, np.array([7]), plain)
     levels = draw_levels(np.random.default_rng((7, 2)), plain)
@@ -83,7 +83,7 @@ def test_the_looks_are_as_different_as_scanners():
 
 
 def test_known_looks_are_those_of_the_phantom():
-    still = Contrast(known=1.0, spread=0.0, dark_spread=0.0, muscles=0.0, organs=0.0)
+    still = Contrast(known=1.0, spread=0.0, dark_spread=0.0, suppressed=0.0, muscles=0.0, organs=0.0)
     found = draw_levels(np.random.default_rng(0), still)
     ratios = [
         [found[t] / found[Tissue.MUSCLE] / (table[t] / table[Tissue.MUSCLE]) for t in list(Tissue)[1:]]
@@ -115,3 +115,28 @@ def test_a_cache_of_materials_is_drawn_anew_for_each_batch(tmp_path):
         next(training_batches(cache, Draw(0, epoch, 3, 2, 2), NONE, Around()))[0] for epoch in range(2)
     )
     assert np.abs(np.sort(first.ravel()) - np.sort(second.ravel())).mean() > 0.01
+
+
+def test_fat_and_marrow_of_water_looks_may_be_as_black_as_air():
+    water = Contrast(known=1.0, water=1.0, spread=0.0, dark_spread=0.0, muscles=0.0, organs=0.0)
+    dark = [Tissue.FAT, Tissue.MARROW, Tissue.RED_MARROW]
+    share = []
+    for seed in range(400):
+        levels = draw_levels(np.random.default_rng(seed), water)
+        share.append(levels[dark] / levels[Tissue.MUSCLE])
+    usual = np.array([KNOWN_LEVELS["water"][t] for t in dark]) / KNOWN_LEVELS["water"][Tissue.MUSCLE]
+    factor = np.array(share) / usual
+    np.testing.assert_allclose(factor, factor[:, :1].repeat(3, 1), rtol=1e-5)  # they go together
+    assert 0.3 < (factor[:, 0] < 0.99).mean() < 0.5
+    assert factor.min() < 0.05
+
+
+def test_patches_have_several_sizes_in_every_tissue():
+    flat = np.full((40, 1, 64, 64), Tissue.MUSCLE, np.uint32) | 255 << 16
+    rough = Contrast(texture=0.0, grain=0.4, muscles=0.0)
+    images = paint(flat, np.arange(40)[:, None], rough)[:, 0]
+    images = images[(images.std((1, 2)) > 0.02) & (images.max((1, 2)) < 1)]
+    centred = images - images.mean((1, 2), keepdims=True)
+    along = (centred[:, :, 1:] * centred[:, :, :-1]).mean((1, 2)) / centred.var((1, 2))
+    assert along.min() < 0.88  # patches of two or three pixels
+    assert along.max() > 0.95  # of a dozen
