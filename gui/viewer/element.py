@@ -67,6 +67,12 @@ class Viewer(Element, component="viewer.js", esm={"lls-viewer": str(_STATIC)}):
         return status
 
 
+def _leave(opened: OpenedCase, corrections: Path | None) -> None:
+    """Keep what was corrected and not saved, since a laptop that sleeps closes its pages too."""
+    if corrections is not None and opened.painting.unsaved:
+        background_tasks.create(run.io_bound(opened.recover, corrections), name="recover corrections")
+
+
 def show(
     case: Case, on_saved: Callable[[Path], None] | None = None, corrections: Path | None = None
 ) -> ui.element:
@@ -79,7 +85,8 @@ def show(
     on_saved : callable, optional
         Is told the path of each new label map.
     corrections : Path, optional
-        Folder that takes corrected label maps; without it there is no painting.
+        Folder that takes corrected label maps; without it there is no painting. What is not saved when the
+        page goes is kept there as ``recovered``.
 
     Returns
     -------
@@ -101,6 +108,7 @@ def show(
                 ui.label(str(error)).style("margin: auto; white-space: pre-line").props("role=alert")
             return
         key = cases.add(opened)
+        client.on_delete(lambda: _leave(opened, corrections))
         client.on_delete(lambda: cases.close(key))
         box.clear()
         with box:

@@ -167,8 +167,15 @@ class OpenedCase:
 
     def save(self, folder: Path) -> Path:
         """Write the labels as they are under a new name; return where. See :func:`write_correction`."""
+        return self._write(folder, "corrected")
+
+    def recover(self, folder: Path) -> Path | None:
+        """Write corrections that nobody has saved, as a page does that is closed; None if there are none."""
+        return self._write(folder, "recovered") if self.painting.unsaved else None
+
+    def _write(self, folder: Path, kind: str) -> Path:
         with self.lock:
-            path = write_correction(self.painting.labelmap, folder, self.case.name)
+            path = write_correction(self.painting.labelmap, folder, self.case.name, kind)
             self.painting.mark_saved()
         return path
 
