@@ -32,7 +32,7 @@ export const template = `
       <section v-for="pane in panes" :key="pane.id" :class="['lls-pane', 'lls-pane-' + pane.id]">
         <header>
           <b>{{ capital(pane.title) }}</b>
-          <span v-if="pane.id === 'difference'" class="lls-key"><i class="lls-first"></i>labels only<i class="lls-second"></i>compared with only<i class="lls-third"></i>another bone</span>
+          <span v-if="pane.id === 'difference'" class="lls-key"><i class="lls-first"></i>labels only<i class="lls-second"></i>other only<i class="lls-third"></i>another bone</span>
           <span v-else>slice {{ stored(pane.plane) }} <small>of 0 to {{ count(pane.plane) - 1 }}</small></span>
         </header>
         <canvas :ref="'canvas-' + pane.id" tabindex="0" role="img"

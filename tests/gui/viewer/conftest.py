@@ -22,7 +22,7 @@ DRAWN = """([selector, least]) => {
   let coloured = 0;
   for (let n = 0; n < data.length; n += 4) {
     const pixel = data.subarray(n, n + 3);
-    coloured += Math.max(...pixel) - Math.min(...pixel) > 40;
+    coloured += Math.max(...pixel) - Math.min(...pixel) > 95; // the crosshair is paler
   }
   return coloured >= least;
 }"""

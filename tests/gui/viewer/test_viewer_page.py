@@ -65,6 +65,12 @@ def test_look_compare_correct_and_save(page, drawn, small_case, tmp_path):
     drawn(page, ".lls-3d canvas", 300)
     page.screenshot(path=tmp_path / "look.png")
 
+    # The second label map lacks this slice of the femora.
+    page.get_by_role("button", name="Two label maps").click()
+    drawn(page, ".lls-pane-difference canvas", 20)
+    page.screenshot(path=tmp_path / "compare.png")
+    page.get_by_role("button", name="Three planes").click()
+
     # The wheel goes from slice to slice, towards the head; the number is the scan's own.
     before = slice_number(page, "axial")
     page.locator(".lls-pane-axial canvas").hover()
@@ -74,10 +80,6 @@ def test_look_compare_correct_and_save(page, drawn, small_case, tmp_path):
     )
     page.locator(".lls-pane-coronal canvas").click(position={"x": 60, "y": 60})
     page.keyboard.press("ArrowUp")
-
-    page.get_by_role("button", name="Two label maps").click()
-    drawn(page, ".lls-pane-difference canvas", 20)
-    page.screenshot(path=tmp_path / "compare.png")
 
     # A stroke, taken back and done again, becomes a new file and changes nothing else.
     page.get_by_role("button", name="Axial plane alone").click()
@@ -108,8 +110,9 @@ def test_look_compare_correct_and_save(page, drawn, small_case, tmp_path):
     assert set(new.array[tuple(changed.T)]) == {8}
     assert set(changed[:, 2]) == {level}
     columns, rows = np.nonzero(Planes(old.geometry).cut(new.array != old.array, "axial", level).T)
-    assert (columns.min(), rows.min()) >= (31, 31)
-    assert (columns.max(), rows.max()) <= (40, 33)
+    assert columns.min() >= 30
+    assert columns.max() <= 40
+    assert {*rows} <= {30, 31, 32, 33}
 
 
 def test_the_picture_is_saved_as_png(page, drawn, tmp_path):
