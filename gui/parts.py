@@ -133,7 +133,7 @@ def state_chip(job: Job) -> ui.element:
     """Show what has become of a job."""
     tone, icon = _TONES[job.state]
     stopped = job.kind == "train" and job.state == "cancelled"
-    return chip("stopped" if stopped else words.STATES[job.state], tone, icon)
+    return chip("stopped" if stopped else job.state, tone, icon)
 
 
 def banner(tone: str, headline: str, remarks: Sequence[str] = ()) -> ui.element:
