@@ -153,6 +153,13 @@ def banner(tone: str, headline: str, remarks: Sequence[str] = ()) -> ui.element:
     return outer
 
 
+def picture(address: str, about: str) -> ui.element:
+    """Show a picture; the address and the words may hold anything."""
+    image = ui.element("img").classes("picture")
+    image._props |= {"src": address, "alt": about, "loading": "lazy"}
+    return image
+
+
 def empty(icon: str, words_: str) -> None:
     """Say that there is nothing yet."""
     with box("empty"):

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import ui
 
@@ -85,7 +86,7 @@ def _exports(desk: Desk, job: Job) -> None:
                 with parts.box("line"):
                     parts.chip("ready", "good", "check")
                     ui.label(Path(one.request["model"]).stem).style("font-weight: 600")
-                    target = f"/?model={one.request['model']}"
+                    target = f"/?model={quote(one.request['model'])}"
                     parts.button("Segment with it", lambda t=target: ui.navigate.to(t), "play_arrow")
             else:
                 parts.JobLine(desk, one)
@@ -178,7 +179,7 @@ def show_dataset(desk: Desk, folder: Path) -> None:
         subjects = words.plural(len(dataset.subjects), "subject")
         parts.text(f"{subjects} · slices of {size} · {', '.join(dataset.classes)}", "soft")
         with parts.box("line"):
-            target = f"/train?data={folder}"
+            target = f"/train?data={quote(str(folder))}"
             parts.button("Train on it", lambda: ui.navigate.to(target), "insights", "main")
     for subject in dataset.subjects:
         with parts.card(subject.name):
@@ -193,8 +194,7 @@ def show_dataset(desk: Desk, folder: Path) -> None:
                     for note in subject.odd:
                         with ui.element("li"):
                             ui.label(words.sentence(note))
-            url = f"/dataset/{folder.name}/{subject.name}/quality.png"
-            ui.element("img").classes("picture").props(f'src="{url}" alt="Quality page" loading=lazy')
+            parts.picture(f"/dataset/{folder.name}/{quote(subject.name)}/quality.png", "Quality page")
 
 
 def dataset_subjects(folder: Path) -> list[str]:

@@ -257,7 +257,7 @@ def test_from_labelled_subjects_to_a_new_network(page, tab, data, shots):
     found.get_by_role("button", name="Add a row by hand").click()
     found.get_by_label("Name of the dataset").fill("legs")
     found.get_by_role("button", name="Check and prepare").click()
-    found.get_by_text("A subject called ''.").wait_for()  # said before anything runs
+    found.get_by_text("The name may hold letters").wait_for()  # said before anything runs
     assert found.get_by_text("in order").count() == 2
     shots(found, "prepare")
     found.get_by_role("button", name="Remove").last.click()
