@@ -42,7 +42,7 @@ def register(desk: Desk) -> None:
         with parts.frame(desk, "/results", ""):
             _head(desk, job)
             if job.kind == "train":
-                training.show(desk, job)
+                training.TrainingView(desk, job)
             elif not job.is_over:
                 _running(desk, job)
             elif job.state != "done":
