@@ -39,22 +39,29 @@ class Viewer(Element, component="viewer.js", esm={"lls-viewer": str(_STATIC)}):
             return
         kind = event.args.get("kind")
         try:
-            if kind == "save":
-                path = await run.io_bound(self._opened.save, self._corrections)
-                text = f"saved as {path.name}"
-                if self._on_saved is not None:
-                    self._on_saved(path)
-            elif kind == "fill":
-                text = await run.io_bound(self._opened.edit, event.args)
-            else:
-                text = self._opened.edit(event.args)
+            text = await self._do(kind, event.args, self._corrections)
         except LlsError as error:
             text = f"{error.found}: {error.fix}" if error.fix else error.found
-        self.run_method("edited", self._status(text, kind))
+        status = self._status(text)
+        if kind in ("fill", "save"):  # a pass over the whole volume: not after each stroke
+            status["scores"] = await run.io_bound(self._opened.scores)
+        self.run_method("edited", status)
 
-    def _status(self, message: str, kind: str) -> dict[str, Any]:
+    async def _do(self, kind: str, message: dict[str, Any], corrections: Path) -> str | None:
+        if kind == "save":
+            path = await run.io_bound(self._opened.save, corrections)
+            if path is None:  # the server is being stopped
+                return None
+            if self._on_saved is not None:
+                self._on_saved(path)
+            return f"saved as {path.name}"
+        if kind == "fill":
+            return await run.io_bound(self._opened.edit, message)
+        return self._opened.edit(message)
+
+    def _status(self, message: str | None) -> dict[str, Any]:
         painting = self._opened.painting
-        status: dict[str, Any] = {
+        return {
             "can_undo": painting.can_undo,
             "can_redo": painting.can_redo,
             "unsaved": painting.unsaved,
@@ -62,9 +69,12 @@ class Viewer(Element, component="viewer.js", esm={"lls-viewer": str(_STATIC)}):
             "version": painting.version,
             "message": message,
         }
-        if kind in ("fill", "save"):  # a pass over the whole volume: not after each stroke
-            status["scores"] = self._opened.scores()
-        return status
+
+
+def _leave(opened: OpenedCase, corrections: Path | None) -> None:
+    """Keep what was corrected and not saved, since a laptop that sleeps closes its pages too."""
+    if corrections is not None and opened.painting.unsaved:
+        background_tasks.create(run.io_bound(opened.recover, corrections), name="recover corrections")
 
 
 def show(
@@ -79,7 +89,8 @@ def show(
     on_saved : callable, optional
         Is told the path of each new label map.
     corrections : Path, optional
-        Folder that takes corrected label maps; without it there is no painting.
+        Folder that takes corrected label maps; without it there is no painting. What is not saved when the
+        page goes is kept there as ``recovered``.
 
     Returns
     -------
@@ -94,13 +105,17 @@ def show(
     async def build() -> None:
         try:
             opened = await run.io_bound(open_case, case)
-            facts = await run.io_bound(opened.facts)
-        except LlsError as error:
+            facts = None if opened is None else await run.io_bound(opened.facts)
+        except (LlsError, OSError, MemoryError) as error:
             box.clear()
             with box:
-                ui.label(str(error)).style("margin: auto; white-space: pre-line").props("role=alert")
+                text = str(error) or "not enough memory"
+                ui.label(text).style("margin: auto; white-space: pre-line").props("role=alert")
+            return
+        if opened is None or facts is None or client.is_deleted:  # nobody waits for it any more
             return
         key = cases.add(opened)
+        client.on_delete(lambda: _leave(opened, corrections))
         client.on_delete(lambda: cases.close(key))
         box.clear()
         with box:

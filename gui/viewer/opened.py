@@ -87,9 +87,8 @@ class OpenedCase:
         given = self.case.meshes.get(names[value])
         if given is not None and value not in self.painting.changed_at:
             mesh = read_ply(given)
-        else:
-            with self.lock:
-                mesh = surface(self.painting.labelmap, value)
+        else:  # without the lock, which strokes would wait for: what they change meanwhile is drawn later
+            mesh = surface(self.painting.labelmap, value)
         middle = self.volume.geometry.to_world((np.array(self.volume.geometry.shape) - 1) / 2)
         return pack(mesh, middle)
 
@@ -167,8 +166,15 @@ class OpenedCase:
 
     def save(self, folder: Path) -> Path:
         """Write the labels as they are under a new name; return where. See :func:`write_correction`."""
+        return self._write(folder, "corrected")
+
+    def recover(self, folder: Path) -> Path | None:
+        """Write corrections that nobody has saved, as a page does that is closed; None if there are none."""
+        return self._write(folder, "recovered") if self.painting.unsaved else None
+
+    def _write(self, folder: Path, kind: str) -> Path:
         with self.lock:
-            path = write_correction(self.painting.labelmap, folder, self.case.name)
+            path = write_correction(self.painting.labelmap, folder, self.case.name, kind)
             self.painting.mark_saved()
         return path
 
@@ -188,7 +194,7 @@ def pack(mesh: Mesh, origin: npt.ArrayLike = (0.0, 0.0, 0.0)) -> bytes:
     """
     counts = np.array([len(mesh.vertices_mm), len(mesh.faces)], "<u4")
     points = (mesh.vertices_mm - np.asarray(origin)).astype("<f4")
-    return counts.tobytes() + points.tobytes() + mesh.faces.astype("<u4").tobytes()
+    return b"".join(part.tobytes() for part in (counts, points, mesh.faces.astype("<u4")))
 
 
 def open_case(case: Case) -> OpenedCase:

@@ -361,7 +361,7 @@ def _difference(plane: Plane, level: int, old: npt.NDArray[np.uint8], new: npt.N
     return _Patch(plane, level, (rows, columns), old[rows, columns], new[rows, columns])
 
 
-def write_correction(labelmap: LabelMap, folder: Path, name: str) -> Path:
+def write_correction(labelmap: LabelMap, folder: Path, name: str, kind: str = "corrected") -> Path:
     """Write a corrected label map with its table under a name that is free; nothing is replaced.
 
     Parameters
@@ -372,21 +372,27 @@ def write_correction(labelmap: LabelMap, folder: Path, name: str) -> Path:
         Made where it is missing.
     name : str
         What the file's name begins with: ``<name>_desc-corrected_dseg.nii.gz``, then ``corrected2`` ...
+    kind : str
+        Said in its place: ``corrected``, or ``recovered`` where nobody has pressed the button.
 
     Raises
     ------
+    UsageError
+        If the name leads elsewhere.
     OutputError
         If it cannot be written.
     """
     from seg_core.nifti import write_label_table, write_labels
     from seg_core.output import output_error
 
+    if Path(name).name != name or "\\" in name:
+        raise UsageError(f"the name {name!r}", "a plain file name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(error, folder) from error
     number = 1
-    while (path := folder / f"{name}_desc-corrected{number if number > 1 else ''}_dseg.nii.gz").exists():
+    while (path := folder / f"{name}_desc-{kind}{number if number > 1 else ''}_dseg.nii.gz").exists():
         number += 1
     write_label_table(path.with_name(path.name.replace(".nii.gz", ".json")), labelmap.labels)
     write_labels(path, labelmap)

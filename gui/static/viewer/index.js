@@ -1,8 +1,8 @@
-// The parts of the viewer that know nothing of Vue.
-export { SliceCache } from "./slices.js";
-export { PlaneView, MARKS } from "./view.js";
-export { SliceLayer, LabelLayer, greyTable } from "./layers.js";
-export { BoneView, unpack } from "./bones.js";
-export { outlines } from "./outlines.js";
+// The parts of the viewer's component.
+export { BoneView } from "./bones.js";
 export { paintLine } from "./brush.js";
+export { drawing } from "./drawing.js";
+export { pointing } from "./pointing.js";
+export { SliceCache } from "./slices.js";
 export { template } from "./template.js";
+export { PLANES, PlaneView } from "./view.js";

@@ -1,7 +1,9 @@
 // Where a plane lies on its canvas: millimetres keep their shape, whatever the voxels.
 
+export const PLANES = ["axial", "coronal", "sagittal"];
+
 // Letters at the left, right, top and bottom edge, as the radiologist looks at it.
-export const MARKS = { axial: "RLAP", coronal: "RLSI", sagittal: "APSI" };
+const MARKS = { axial: "RLAP", coronal: "RLSI", sagittal: "APSI" };
 
 export class PlaneView {
   // pixels and mm: [columns, rows] of the plane.

@@ -182,6 +182,9 @@ def test_a_correction_needs_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="folder"):
         write_correction(labelmap(grid()), tmp_path / "file", "leg")
+    for name in ("../leg", "a/leg", "a\\leg", "/leg"):
+        with pytest.raises(UsageError, match="plain file name"):
+            write_correction(labelmap(grid()), tmp_path, name)
 
 
 def test_history_is_bounded_and_the_oldest_is_forgotten(monkeypatch):

@@ -137,6 +137,11 @@ def test_edits_and_what_is_saved(small_case, tmp_path):
     path = case.save(tmp_path / "corrections")
     np.testing.assert_array_equal(read_labels(path).array, case.painting.array)
     assert not case.painting.unsaved
+    assert case.recover(tmp_path / "corrections") is None
+    case.edit({"kind": "undo"})
+    recovered = case.recover(tmp_path / "corrections")
+    assert recovered.name == "legs_desc-recovered_dseg.nii.gz"
+    np.testing.assert_array_equal(read_labels(recovered).array, case.painting.array)
     np.testing.assert_array_equal(read_labels(small_case.labels).array, case.painting.original.array)
     for wrong in ({"kind": "format"}, {}, {"kind": "fill", "plane": "x", "value": 1}):
         with pytest.raises(UsageError):
