@@ -30,7 +30,7 @@ PATIENCE = 300_000  # ms that a browser waits for what must come; nothing is mea
 SCRIPT = "</script><img src=x onerror=\"document.title='run'\">${6*7}{{6*7}}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there, its event loop runs, and no other can
 def browser():
     """A headless Chromium; the tests that need one are skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
