@@ -133,7 +133,7 @@ def state_chip(job: Job) -> ui.element:
     """Show what has become of a job."""
     tone, icon = _TONES[job.state]
     stopped = job.kind == "train" and job.state == "cancelled"
-    return chip("stopped" if stopped else words.STATES[job.state], tone, icon)
+    return chip("stopped" if stopped else job.state, tone, icon)
 
 
 def banner(tone: str, headline: str, remarks: Sequence[str] = ()) -> ui.element:
@@ -151,6 +151,13 @@ def banner(tone: str, headline: str, remarks: Sequence[str] = ()) -> ui.element:
                         with ui.element("li"):
                             ui.label(remark)
     return outer
+
+
+def picture(address: str, about: str) -> ui.element:
+    """Show a picture; the address and the words may hold anything."""
+    image = ui.element("img").classes("picture")
+    image._props |= {"src": address, "alt": about, "loading": "lazy"}
+    return image
 
 
 def empty(icon: str, words_: str) -> None:
@@ -218,54 +225,58 @@ async def confirm(question: str, do: str) -> bool:
     return bool(await dialog)
 
 
-async def browse(desk: Desk, want_folder: bool = False, begin: Path | None = None) -> Path | None:
+async def browse(desk: Desk, want_folder: bool = False) -> Path | None:
     """Let the user choose a file or folder of this computer, within the roots; None if they do not."""
-    with ui.dialog() as dialog, card("Choose a folder" if want_folder else "Choose a scan") as inside:
-        here = box("line nowrap")
-        listing = box("stack tight scroll").style("height: 46vh; overflow: auto")
+    chosen: Path | None = await _FolderDialog(desk, want_folder).dialog
+    return chosen
 
-    def show(folder: Path) -> None:
-        listing.clear()
+
+class _FolderDialog:
+    """A listing of folders to walk through."""
+
+    def __init__(self, desk: Desk, want_folder: bool) -> None:
+        self.desk = desk
+        last = Path(desk.store.setting("folder", ""))
+        usable = last.is_absolute() and desk.places.allows(last) and last.is_dir()
+        self.folder = last if usable else desk.places.roots[0]
+        title = "Choose a folder" if want_folder else "Choose a scan"
+        with ui.dialog() as self.dialog, card(title):
+            self.here = ui.label("").classes("mono")
+            self.listing = box("stack tight scroll").style("height: 46vh; overflow: auto")
+            with box("line"):
+                button("Take this folder", lambda: self.dialog.submit(self.folder), "check", "main")
+                button("Cancel", lambda: self.dialog.submit(None), kind="flat")
+        self.show(self.folder)
+
+    def show(self, folder: Path) -> None:
+        """Go to a folder."""
         try:
-            entries = desk.places.listing(folder)
+            entries = self.desk.places.listing(folder)
         except LlsError as error:
             complain(error)
             return
-        desk.store.set("folder", str(folder))
-        now[0] = folder
-        here.clear()
-        with here:
-            text(str(folder), "mono grow")
-        with listing:
-            if above := desk.places.parent(folder):
-                _folder_row("arrow_upward", "Up", lambda: show(above))
-            for root in desk.places.roots:
-                if root != folder and not folder.is_relative_to(root):
-                    _folder_row("folder_special", str(root), lambda root=root: show(root))
+        self.folder = folder
+        self.desk.store.set("folder", str(folder))
+        self.here.set_text(str(folder))
+        self.listing.clear()
+        with self.listing:
+            self._elsewhere()
             for entry in entries[:2000]:
                 if entry.is_folder:
-                    _folder_row("folder", entry.name, lambda path=entry.path: show(path))
+                    _folder_row("folder", entry.name, lambda path=entry.path: self.show(path))
                 else:
                     line = f"{entry.name}  ({words.size(entry.size)})"
-                    _folder_row("insert_drive_file", line, lambda path=entry.path: dialog.submit(path))
+                    _folder_row("insert_drive_file", line, lambda path=entry.path: self.dialog.submit(path))
             if not entries:
                 empty("folder_off", "Nothing in here")
 
-    with inside:
-        inside_line = box("line")
-    last = Path(desk.store.setting("folder", "") or desk.places.roots[0])
-    candidates = [path for path in (begin, last) if path and desk.places.allows(path) and path.is_dir()]
-    now = [next(iter(candidates), desk.places.roots[0])]
-    with inside_line:
-
-        def take() -> None:
-            dialog.submit(now[0])
-
-        button("Take this folder", take, "check", "main")
-        button("Cancel", lambda: dialog.submit(None), kind="flat")
-    show(now[0])
-    chosen: Path | None = await dialog
-    return chosen
+    def _elsewhere(self) -> None:
+        """Show the ways up, and to other roots."""
+        if above := self.desk.places.parent(self.folder):
+            _folder_row("arrow_upward", "Up", lambda: self.show(above))
+        for root in self.desk.places.roots:
+            if not self.folder.is_relative_to(root):
+                _folder_row("folder_special", str(root), lambda root=root: self.show(root))
 
 
 def _folder_row(icon: str, name: str, do: Callable[[], object]) -> None:

@@ -13,14 +13,6 @@ STATUS = {
     "truncated": ("cut off", "The scan ends within this bone: its numbers are those of the visible part."),
     "empty": ("not found", "Nothing was labelled as this bone."),
 }
-STATES = {
-    "queued": "waiting",
-    "running": "running",
-    "done": "done",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "cut short": "cut short",
-}
 KINDS = {
     "segment": "segmentation",
     "prepare": "training data",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import ui
 
@@ -41,7 +42,7 @@ def register(desk: Desk) -> None:
         with parts.frame(desk, "/results", ""):
             _head(desk, job)
             if job.kind == "train":
-                training.show(desk, job)
+                training.TrainingView(desk, job)
             elif not job.is_over:
                 _running(desk, job)
             elif job.state != "done":
@@ -133,7 +134,7 @@ def _plain(desk: Desk, job: Job) -> None:
         with parts.card("A new network"):
             parts.text("It can be chosen when a scan is segmented.")
             with parts.box("line"):
-                target = f"/?model={job.request['model']}"
+                target = f"/?model={quote(job.request['model'])}"
                 parts.button("Segment with it", lambda: ui.navigate.to(target), "play_arrow", "main")
     if job.kind == "evaluate":
         with parts.card("Comparison"):
@@ -209,8 +210,7 @@ class SegmentResult:
 
     def _picture(self) -> None:
         url = self.url(f"{self.name}_preview.png")
-        about = "Contours of the bones on slices, and the bones"
-        ui.element("img").classes("picture").props(f'src="{url}" alt="{about}"')
+        parts.picture(url, "Contours of the bones on slices, and the bones")
 
     def case(self) -> Case:
         """Return what the viewer shows."""

@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import run, ui
 
@@ -43,9 +44,9 @@ def _datasets(desk: Desk) -> None:
         with parts.box("line nowrap"):
             parts.text(name, "grow").style("font-weight: 600")
             parts.text(words.plural(len(dataset_subjects(Path(path))), "subject"), "muted small")
-            parts.button("Train", lambda p=path: ui.navigate.to(f"/train?data={p}"), kind="flat").props(
-                "dense"
-            )
+            parts.button(
+                "Train", lambda p=path: ui.navigate.to(f"/train?data={quote(p)}"), kind="flat"
+            ).props("dense")
 
 
 @dataclass
@@ -93,6 +94,8 @@ def check_subject(desk: Desk, subject: Subject) -> list[str]:
     from trainers.subjects import choose_classes, read_subjects
 
     problems = []
+    if subject.name != plain_name(subject.name):
+        problems.append("the name may hold letters, digits, dots, dashes and underscores")
     for path in (subject.scan, subject.labels, *subject.own.values()):
         if path and not desk.places.allows(Path(path)) and not Path(path).is_relative_to(desk.store.root):
             problems.append(f"{path} lies outside the folders that this page may see")

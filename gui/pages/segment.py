@@ -25,6 +25,7 @@ _DEVICES = {
     "cuda": "NVIDIA graphics card",
     "openvino": "OpenVINO",
 }
+_REFUSED = "This cannot be taken as a scan"
 _SIDES = {"both": "both legs", "right": "right leg only", "left": "left leg only"}
 
 
@@ -70,6 +71,7 @@ class SegmentForm:
 
     async def open(self, path: Path) -> None:
         """Look into a scan and show what is there."""
+        self.path = path
         self.found.clear()
         with self.found, parts.card(), parts.box("line"):
             ui.spinner(size="1.6rem")
@@ -79,17 +81,19 @@ class SegmentForm:
             thumbnails = await run.io_bound(middle_slices, path)
             patient = await run.io_bound(patient_facts, path) if self.desk.reveal else {}
         except Exception as error:  # a damaged file must not end the page
+            self._replace(path, lambda e=error: parts.banner("bad", _REFUSED, words.error_sentences(e)))
+            return
+        self._replace(path, lambda: self._show(inspection, thumbnails, patient))
+
+    def _replace(self, path: Path, build: Callable[[], object]) -> None:
+        """Show what was found in a path, unless another has been opened meanwhile."""
+        if path == self.path:
             self.found.clear()
             with self.found:
-                parts.banner("bad", "This cannot be taken as a scan", words.error_sentences(error))
-            return
-        self.path, self.series = path, inspection.taken
-        self.is_dicom = inspection.kind == "dicom"
-        self.found.clear()
-        with self.found:
-            self._show(inspection, thumbnails, patient)
+                build()
 
     def _show(self, inspection: Inspection, thumbnails: Thumbnails, patient: Mapping[str, str]) -> None:
+        self.series, self.is_dicom = inspection.taken, inspection.kind == "dicom"
         several = len(inspection.entries) > 1
         with parts.card("2  What is in it", self._about(inspection)):
             if patient:
@@ -101,6 +105,8 @@ class SegmentForm:
                 self._choices(inspection, thumbnails)
         with parts.card("3  Run"):
             self._options(inspection)
+            self.volume = ui.number("Which of its volumes", value=1, min=1, precision=0)
+            self.volume.props("outlined dense").set_visibility(False)
             with parts.box("line"):
                 self.start = parts.button("Segment", self.submit, "play_arrow", "main").classes("big")
                 self.start.set_enabled(self.series is not None)
@@ -118,12 +124,20 @@ class SegmentForm:
             for other, element in buttons.items():
                 element.props(f'aria-checked="{str(other == number).lower()}"')
             self.start.set_enabled(True)
+            self._ask_for_volume(volumes[number])
 
+        volumes = {entry["number"]: int(entry.get("volumes", 1)) for entry in inspection.entries}
         for entry in inspection.entries:
             number = entry["number"]
             why = inspection.reason if number == inspection.taken and len(inspection.entries) > 1 else ""
             buttons[number] = _choice(entry, thumbnails.get(number), why, lambda n=number: choose(n))
             buttons[number].props(f'aria-checked="{str(number == self.series).lower()}"')
+
+    def _ask_for_volume(self, volumes: int) -> None:
+        """Ask for one of a series' volumes, where it holds several."""
+        self.volume.set_visibility(volumes > 1)
+        self.volume.set_value(1)
+        self.volume.max = volumes
 
     def _options(self, inspection: Inspection) -> None:
         entry = next((e for e in inspection.entries if e["number"] == inspection.taken), None)
@@ -145,13 +159,18 @@ class SegmentForm:
             self.html = ui.switch("Also write a report in one file, for any browser", value=True)
             self.confidence = ui.switch("Also write the network's confidence as an image")
 
+    def _series(self) -> str | None:
+        if not self.is_dicom:
+            return None
+        return f"{self.series}:{int(self.volume.value or 1)}" if self.volume.visible else str(self.series)
+
     def submit(self) -> None:
         """Put the job in the queue."""
         name = plain_name(self.name.value or "scan")
         request = {
             "scan": str(self.path),
             "name": name,
-            "series": str(self.series) if self.is_dicom else None,
+            "series": self._series(),
             "model": self.network.value,
             "side": self.side.value,
             "device": self.device.value,
@@ -173,7 +192,7 @@ def _choice(
 ) -> ui.element:
     """Show a series as something to choose."""
     outer = ui.element("button").classes("choice").props("type=button role=radio").on("click", do)
-    if entry.get("problem"):
+    if entry.get("problem") and entry.get("volumes", 1) < 2:
         outer.props("disabled")
     with outer:
         if image is None:

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import ui
 
@@ -19,55 +20,62 @@ from seg_core.errors import LlsError
 _LOSSES = {"train_loss": ("learned from", "#2f7de1"), "validation_loss": ("held back", "#d9822b")}
 
 
-def show(desk: Desk, job: Job) -> None:
-    """Show a training: how far, its curves, what can be done with it."""
-    run = Path(job.request["run"])
-    with parts.card():
-        doing = ui.label("").style("font-weight: 600; font-size: 1.05rem")
-        bar = ui.linear_progress(0, show_value=False).props('aria-label="Progress"')
-        detail = ui.label("").classes("soft num").props("role=status")
-        with parts.box("line") as actions:
-            parts.button("Use the best network so far", lambda: _export(desk, job), "ios_share", "main")
-            parts.text("It then stands among the networks of Segment.", "muted small")
-    with parts.box("pair"):
-        with parts.card("Loss", "What is learned from, and what was held back. Lower is better."):
-            loss = ui.echart(_options("loss")).style("height: 18rem; width: 100%")
-        with parts.card("Agreement with the labels (DSC)", "On what was held back. 1 is the same."):
-            dsc = ui.echart(_options("DSC")).style("height: 18rem; width: 100%")
-    exports = parts.box("stack")
-    log = _log(desk, job)
-    shown: list[object] = [job.state, None, None]
+class TrainingView:
+    """A training: how far it is, its curves, what can be done with it."""
 
-    def refresh() -> None:
-        now = desk.store.get(job.id)
-        if now is None or now.state != shown[0]:
-            timer.cancel()
+    def __init__(self, desk: Desk, job: Job) -> None:
+        self.desk, self.job, self.run = desk, job, Path(job.request["run"])
+        self.epochs, self.made = -1, list[tuple[int, str]]()
+        with parts.card():
+            self.doing = ui.label("").style("font-weight: 600; font-size: 1.05rem")
+            self.bar = ui.linear_progress(0, show_value=False).props('aria-label="Progress"')
+            self.detail = ui.label("").classes("soft num").props("role=status")
+            with parts.box("line") as self.actions:
+                parts.button("Use the best network so far", lambda: _export(desk, job), "ios_share", "main")
+                parts.text("It then stands among the networks of Segment.", "muted small")
+            self.actions.set_visibility(False)  # until there is one
+        with parts.box("pair"):
+            with parts.card("Loss", "What is learned from, and what was held back. Lower is better."):
+                self.loss = ui.echart(_options("loss")).style("height: 18rem; width: 100%")
+            with parts.card("Agreement with the labels (DSC)", "On what was held back. 1 is the same."):
+                self.dsc = ui.echart(_options("DSC")).style("height: 18rem; width: 100%")
+        self.exports = parts.box("stack")
+        self.log = _log(desk, job)
+        self.timer = ui.timer(1.0, self.refresh)
+
+    def refresh(self) -> None:
+        """Show what is new."""
+        now = self.desk.store.get(self.job.id)
+        if now is None or now.state != self.job.state:
+            self.timer.cancel()
             ui.navigate.reload()
             return
-        running = desk.worker.running.get(job.id)
-        bar.set_visibility(running is not None)
-        if running:
-            bar.set_value(round(running.progress.fraction, 4))
-            doing.set_text("Training" if running.progress.detail else "Preparing the network")
-            left = in_words(running.progress.seconds_left)
-            detail.set_text(" · ".join(part for part in (running.progress.detail, left) if part))
-        else:
-            doing.set_text(_best(run) if now.is_over else "Waiting for its turn")
-            detail.set_text(now.message.split("\n")[0])
-        actions.set_visibility((run / "best.ckpt").is_file())
-        rows = read_log(run / "log.csv")
-        if len(rows) != shown[1]:
-            shown[1] = len(rows)
-            _draw(loss, dsc, rows)
-        made = [(one.id, one.state) for one in desk.store.jobs("export", parent=job.id)]
-        if made != shown[2]:
-            shown[2] = made
-            exports.clear()
-            with exports:
-                _exports(desk, job)
-        log()
+        self._progress(now)
+        self.actions.set_visibility((self.run / "best.ckpt").is_file())
+        rows = read_log(self.run / "log.csv")
+        if len(rows) != self.epochs:
+            self.epochs = len(rows)
+            _draw(self.loss, self.dsc, rows)
+        made = [(one.id, one.state) for one in self.desk.store.jobs("export", parent=self.job.id)]
+        if made != self.made:
+            self.made = made
+            self.exports.clear()
+            with self.exports:
+                _exports(self.desk, self.job)
+        self.log()
 
-    timer = ui.timer(1.0, refresh)
+    def _progress(self, now: Job) -> None:
+        running = self.desk.worker.running.get(now.id)
+        self.bar.set_visibility(running is not None)
+        if running is None:
+            self.doing.set_text(_best(self.run) if now.is_over else "Waiting for its turn")
+            self.detail.set_text(now.message.split("\n")[0])
+            return
+        progress = running.progress
+        self.bar.set_value(round(progress.fraction, 4))
+        self.doing.set_text("Training" if progress.detail else "Preparing the network")
+        told = (progress.detail, in_words(progress.seconds_left))
+        self.detail.set_text(" · ".join(part for part in told if part))
 
 
 def _export(desk: Desk, job: Job) -> None:
@@ -85,7 +93,7 @@ def _exports(desk: Desk, job: Job) -> None:
                 with parts.box("line"):
                     parts.chip("ready", "good", "check")
                     ui.label(Path(one.request["model"]).stem).style("font-weight: 600")
-                    target = f"/?model={one.request['model']}"
+                    target = f"/?model={quote(one.request['model'])}"
                     parts.button("Segment with it", lambda t=target: ui.navigate.to(t), "play_arrow")
             else:
                 parts.JobLine(desk, one)
@@ -178,7 +186,7 @@ def show_dataset(desk: Desk, folder: Path) -> None:
         subjects = words.plural(len(dataset.subjects), "subject")
         parts.text(f"{subjects} · slices of {size} · {', '.join(dataset.classes)}", "soft")
         with parts.box("line"):
-            target = f"/train?data={folder}"
+            target = f"/train?data={quote(str(folder))}"
             parts.button("Train on it", lambda: ui.navigate.to(target), "insights", "main")
     for subject in dataset.subjects:
         with parts.card(subject.name):
@@ -193,8 +201,7 @@ def show_dataset(desk: Desk, folder: Path) -> None:
                     for note in subject.odd:
                         with ui.element("li"):
                             ui.label(words.sentence(note))
-            url = f"/dataset/{folder.name}/{subject.name}/quality.png"
-            ui.element("img").classes("picture").props(f'src="{url}" alt="Quality page" loading=lazy')
+            parts.picture(f"/dataset/{folder.name}/{quote(subject.name)}/quality.png", "Quality page")
 
 
 def dataset_subjects(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from seg_core.geometry import Volume
@@ -29,7 +30,7 @@ PATIENCE = 300_000  # ms that a browser waits for what must come; nothing is mea
 SCRIPT = "</script><img src=x onerror=\"document.title='run'\">${6*7}{{6*7}}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there, its event loop runs, and no other can
 def browser():
     """A headless Chromium; the tests that need one are skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -87,6 +88,7 @@ def data(tmp_path_factory, legs):
     volume, labels = legs
     stored = Volume(volume.array.astype(np.int16), volume.geometry)
     write_series(folder / "Doe^Jane" / "dicom", stored, SeriesInfo("legs", description=SCRIPT))
+    _write_in_time(folder / "in-time", stored)
     (folder / "<img src=x onerror=document.title='run'>").mkdir()
     write_volume(folder / "leg.nii.gz", volume)
     write_labels(folder / "truth.nii.gz", labels)
@@ -96,6 +98,19 @@ def data(tmp_path_factory, legs):
         write_labels(folder / name / "labels.nii.gz", labels)
         write_label_table(folder / name / "labels.json", labels.labels)
     return folder
+
+
+def _write_in_time(folder, volume):
+    """Write one series with two volumes at the same positions, the second of air."""
+    first = write_series(folder / "a", volume, SeriesInfo("a"))
+    air = Volume(np.zeros_like(volume.array), volume.geometry)
+    uids = pydicom.dcmread(first[0], stop_before_pixels=True)
+    for path in write_series(folder / "b", air, SeriesInfo("b")):
+        header = pydicom.dcmread(path)
+        for name in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+            setattr(header, name, getattr(uids, name))
+        header.AcquisitionNumber = 2
+        header.save_as(path)
 
 
 @contextmanager

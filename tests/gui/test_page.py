@@ -141,6 +141,24 @@ def test_what_is_not_a_scan_or_lies_outside_is_refused_in_words(page, tab, data,
     assert found.title() == "Segment · lls"
 
 
+def test_of_a_series_in_time_one_volume_is_chosen(page, tab, data, shots):
+    found = tab(page)
+    open_scan(found, data / "in-time")
+    found.get_by_text("2 volumes at the same positions").first.wait_for()
+    assert found.get_by_role("button", name="Segment", exact=True).is_disabled()
+    found.get_by_role("radio").click()
+    found.get_by_label("Which of its volumes").wait_for()
+    shots(found, "volumes")
+    found.get_by_label("Name of the result").fill("first of two")
+    choose(found, "Network", "tiny")
+    found.get_by_role("button", name="Segment", exact=True).click()
+    row = found.locator(".job", has_text="first_of_two")
+    row.get_by_text("done").wait_for()
+    row.get_by_role("link").click()
+    found.get_by_role("tab", name="How it was made").click()
+    found.get_by_text("asked for: series 1, volume 1").wait_for()
+
+
 def test_who_has_no_token_gets_nothing_and_nobody_sends_gigabytes(page, tab):
     address = page.split("/?")[0]
 
@@ -239,7 +257,7 @@ def test_from_labelled_subjects_to_a_new_network(page, tab, data, shots):
     found.get_by_role("button", name="Add a row by hand").click()
     found.get_by_label("Name of the dataset").fill("legs")
     found.get_by_role("button", name="Check and prepare").click()
-    found.get_by_text("A subject called ''.").wait_for()  # said before anything runs
+    found.get_by_text("The name may hold letters").wait_for()  # said before anything runs
     assert found.get_by_text("in order").count() == 2
     shots(found, "prepare")
     found.get_by_role("button", name="Remove").last.click()
