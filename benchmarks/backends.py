@@ -133,6 +133,8 @@ def _openvino(precision: str, work: Work, batch: int) -> Infer:
         raise ModelError(f"there is no {precision} twin beside the file")
     core = openvino.Core()
     model = core.read_model(path)
+    images, _ = work.prepared(Runner(work.path, "cpu", precision="fp32"))
+    model.reshape({"image": [batch, *images.shape[1:]]})  # as it is fastest
     # Else float32 is computed in bfloat16 where the processor can.
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()

@@ -27,7 +27,7 @@ from cli.console import debug_option, json_option, print_json
     "--slices, or four that are drawn.",
 )
 @click.option(
-    "--keep-last", default=1, show_default=True, help="Of int8: the last convolutions that stay in fp32."
+    "--keep-last", default=0, show_default=True, help="Of int8: the last convolutions that stay in fp32."
 )
 @click.option(
     "--from-nnunet",

@@ -2,8 +2,7 @@
 
 Integers: static; weights have a scale an output channel (signed), activations one a tensor (unsigned: what
 processors with VNNI multiply at once), from their least and greatest values on calibration slices. Before
-that the graph is rewritten (`exporters.rewrite`); after it pixels are moved as bytes. The last convolution
-stays in float32: steps of its logits would move every border a little.
+that the graph is rewritten (`exporters.rewrite`); after it pixels are moved as bytes.
 """
 
 import tempfile
@@ -56,7 +55,7 @@ class TwinExport:
     """
 
     precision: Literal["int8", "fp16"] = "int8"
-    keep_last: int = 1
+    keep_last: int = 0
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ def test_the_runtime_computes_in_integers_and_moves_bytes(twin, tmp_path):
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(str(twin.path), options, providers=["CPUExecutionProvider"])
     counts = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-    assert counts["QLinearConv"] == 6
-    assert counts["Conv"] + counts["FusedConv"] == 1
+    assert counts["QLinearConv"] == 7
+    assert counts["Conv"] + counts["FusedConv"] == 0
     assert counts["QLinearAdd"] == 2
     assert counts["QuantizeLinear"] == 1
     assert counts["QLinearConcat"] == 0
