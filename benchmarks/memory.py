@@ -54,7 +54,7 @@ def make_scan(load: Load, folder: Path, seed: int = 900_500) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(scan: Path, model: str, out: Path) -> Peak:
+def measure(scan: Path, model: str, out: Path, precision: str = "auto") -> Peak:
     """Segment a scan in a process of its own and return what that took.
 
     The caller's own memory counts as the child's until the child starts its program: keep it small.
@@ -65,6 +65,7 @@ def measure(scan: Path, model: str, out: Path) -> Peak:
         If the segmentation fails.
     """
     command = [sys.executable, "-m", "cli", "segment", str(scan), "-o", str(out), "--model", model, "-q"]
+    command += ["--precision", precision]
     done = subprocess.run(
         [sys.executable, "-c", _WATCH, *command], stdout=subprocess.PIPE, text=True, check=False
     )
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="default")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--slices", type=int, default=Load.slices)
     parser.add_argument("--size", type=int, default=Load.size, help="rows and columns")
     parser.add_argument("--limit", type=float, default=LIMIT_GB, help="in GB (10^9 bytes)")
@@ -95,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         files = sum(1 for _ in (scan / "dicom").iterdir())
         if files != load.slices:
             parser.error(f"{scan} holds {files} slices, not {load.slices}")
-        peak = measure(scan / "dicom", options.model, Path(temporary) / "out")
+        peak = measure(scan / "dicom", options.model, Path(temporary) / "out", options.precision)
     what = f"{load.slices} slices of {load.size} x {load.size}"
     print(f"{what}: peak {peak.gigabytes:.2f} GB (limit {options.limit:g}), {peak.cpu_seconds:.0f} s of CPU")
     if options.json:

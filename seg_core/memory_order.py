@@ -75,3 +75,13 @@ def end_of_run(pixels, words, at, stop):  # type: ignore[no-untyped-def]
     while at < stop and pixels[at] == value:
         at += 1
     return at
+
+
+def zeros_like(array: Array, dtype: npt.DTypeLike) -> Array:
+    """Return zeros of an array's shape and memory order.
+
+    Unlike NumPy's own, which writes them, this takes memory only where something else is written.
+    """
+    axes = memory_axes(array)
+    zeros = np.zeros([array.shape[axis] for axis in axes], dtype)
+    return zeros.transpose(np.argsort(axes))

@@ -12,7 +12,7 @@ from seg_core.body import GROUP, View, find_views
 from seg_core.certainty import BoneConfidence
 from seg_core.intensity import Window
 from seg_core.limb_range import Range, coarse_slices
-from seg_core.memory_order import Array
+from seg_core.memory_order import Array, zeros_like
 from seg_core.metrics import evaluate
 from seg_core.prepare import SlicePlan, crop, prepare_slices
 from seg_core.runner import Runner
@@ -85,8 +85,8 @@ class SliceInference:
 
     def __init__(self, scan: Input, runner: Runner, confidence: bool, clock: Clock) -> None:
         self.scan, self.runner, self.clock = scan, runner, clock
-        self.classes: Uint8Array = np.zeros_like(scan.array, np.uint8, subok=False)
-        self.confidence = np.zeros_like(self.classes) if confidence else None
+        self.classes: Uint8Array = zeros_like(scan.array, np.uint8)
+        self.confidence = zeros_like(scan.array, np.uint8) if confidence else None
         self.bone_confidence = BoneConfidence()
         self.views = [
             View(
