@@ -134,7 +134,7 @@ def prepare(
     config : PrepareConfig
         How.
     jobs : int
-        Subjects at a time; each needs about five times the memory of its scan.
+        Subjects at a time; each needs about three times the memory of its scan.
     progress : callable
         ``progress(step, done, total)``.
 
