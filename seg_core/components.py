@@ -7,11 +7,11 @@ by union-find (Wu, Otoo and Suzuki 2009), so time and memory grow with the numbe
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import UsageError
+from seg_core.kernel import kernel
 from seg_core.memory_order import memory_axes
 
 Labels = npt.NDArray[np.uint8]
@@ -172,7 +172,7 @@ def _describe(runs: Runs, classes: Labels, count: int, ndim: int) -> Components:
     return Components(labels[order], sizes[order], boxes[order], centroids[order], sorted_runs)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def find_root(parent, node):  # type: ignore[no-untyped-def]
     """Return the root of a node; halves the path on the way."""
     while parent[node] != node:
@@ -181,7 +181,7 @@ def find_root(parent, node):  # type: ignore[no-untyped-def]
     return node
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def unite(parent, first, second):  # type: ignore[no-untyped-def]
     """Unite two sets; the smaller root stays, so that the result does not depend on the order."""
     first, second = find_root(parent, first), find_root(parent, second)
@@ -191,7 +191,7 @@ def unite(parent, first, second):  # type: ignore[no-untyped-def]
         parent[first] = second
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def link_lines(starts, ends, classes, parent, lines, reach):  # type: ignore[no-untyped-def]
     """Unite the runs of two lines that touch and have the same class other than 0.
 
@@ -208,7 +208,7 @@ def link_lines(starts, ends, classes, parent, lines, reach):  # type: ignore[no-
             other += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count_runs(view, offsets):  # type: ignore[no-untyped-def]
     slices, rows, columns = view.shape
     for s in range(slices):
@@ -221,7 +221,7 @@ def _count_runs(view, offsets):  # type: ignore[no-untyped-def]
             offsets[s * rows + r + 1] = count
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_runs(view, offsets, starts, ends, classes):  # type: ignore[no-untyped-def]
     slices, rows, columns = view.shape
     for line in range(slices * rows):
@@ -244,7 +244,7 @@ def _fill_runs(view, offsets, starts, ends, classes):  # type: ignore[no-untyped
             ends[run] = columns
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _unite(shape, offsets, starts, ends, classes, parent, reach):  # type: ignore[no-untyped-def]
     slices, rows, _ = shape
     beside, straight, diagonal = reach
@@ -265,7 +265,7 @@ def _unite(shape, offsets, starts, ends, classes, parent, reach):  # type: ignor
                     link_lines(starts, ends, classes, parent, (offsets[other], offsets[other + 1], a, b), far)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _number(parent):  # type: ignore[no-untyped-def]
     """Replace each run's parent by the number of its component, 0, 1, ...; return how many there are."""
     count = 0
@@ -278,7 +278,7 @@ def _number(parent):  # type: ignore[no-untyped-def]
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _measure(rows, runs, classes, labels, result):  # type: ignore[no-untyped-def]
     offsets, starts, ends, component = runs
     sizes, boxes, sums = result
@@ -298,7 +298,7 @@ def _measure(rows, runs, classes, labels, result):  # type: ignore[no-untyped-de
             sums[c, 2] += 0.5 * (start + end - 1) * length
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _paint(view, runs, values):  # type: ignore[no-untyped-def]
     offsets, starts, ends, component = runs
     rows = view.shape[1]
@@ -307,7 +307,7 @@ def _paint(view, runs, values):  # type: ignore[no-untyped-def]
             view[line // rows, line % rows, starts[run] : ends[run]] = values[component[run]]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_mask(view, rows, runs, index, corner):  # type: ignore[no-untyped-def]
     offsets, starts, ends, component = runs
     s0, r0, c0 = corner

@@ -5,12 +5,12 @@ A piece is judged by its own class in its own slice, so that the fibula is not j
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from seg_core.components import IntArray, Labels, find_components, find_root, link_lines, unite
 from seg_core.errors import UsageError
+from seg_core.kernel import kernel
 from seg_core.memory_order import as_words, end_of_run
 from seg_core.model_spec import Denoise
 
@@ -144,7 +144,7 @@ def _check_values(highest: int, n_classes: int) -> None:
         raise UsageError(f"label value {highest}", f"at most {n_classes}, the number of classes")
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _denoise(stack, words, fraction, minimum, reach, fill, counts):  # type: ignore[no-untyped-def]
     """Clean the slices in place; return the highest value, beyond the classes' if one is (then stop).
 
@@ -171,7 +171,7 @@ def _denoise(stack, words, fraction, minimum, reach, fill, counts):  # type: ign
     return 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _room(rows, capacity):  # type: ignore[no-untyped-def]
     """Return arrays for so many runs (offsets, starts, ends, classes, parent), and for a number of each."""
     offsets = np.zeros(rows + 1, np.int64)
@@ -180,7 +180,7 @@ def _room(rows, capacity):  # type: ignore[no-untyped-def]
     return (offsets, starts, ends, classes, parent), np.empty(capacity, np.int32)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _encode(pixels, words, first, columns, runs):  # type: ignore[no-untyped-def]
     """Cut each row of the slice that begins at ``first`` into runs of one value, background too.
 
@@ -205,7 +205,7 @@ def _encode(pixels, words, first, columns, runs):  # type: ignore[no-untyped-def
     return highest
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _remove_small(image, runs, sizes, fraction, minimum, reach, counts):  # type: ignore[no-untyped-def]
     """Unite the pieces, and make the small ones background, in the image and in the runs."""
     offsets, starts, ends, classes, parent = runs
@@ -232,7 +232,7 @@ def _remove_small(image, runs, sizes, fraction, minimum, reach, counts):  # type
         parent[run] = run
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mark_holes(rows, runs, around, reach):  # type: ignore[no-untyped-def]
     """Unite the background; ``around`` becomes the one class that a run of it touches, 0, or _OPEN.
 
@@ -268,7 +268,7 @@ def _mark_holes(rows, runs, around, reach):  # type: ignore[no-untyped-def]
                 other += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _meet(run, other, edge, classes, parent, around):  # type: ignore[no-untyped-def]
     """Note that a run of background touches another run, which may reach the border."""
     if classes[other] != 0:
@@ -279,7 +279,7 @@ def _meet(run, other, edge, classes, parent, around):  # type: ignore[no-untyped
         unite(parent, other, run)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _touch(around, run, value):  # type: ignore[no-untyped-def]
     if around[run] == 0:
         around[run] = value
@@ -287,7 +287,7 @@ def _touch(around, run, value):  # type: ignore[no-untyped-def]
         around[run] = _OPEN
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_holes(image, runs, around, counts):  # type: ignore[no-untyped-def]
     offsets, starts, ends, classes, parent = runs
     rows = image.shape[0]

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from seg_core.errors import ModelError, ScanError
+from seg_core.kernel import kernel
 from seg_core.memory_order import Array, slabs
 from seg_core.model_spec import Normalisation
 
@@ -179,7 +179,7 @@ def scale(
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scale(values, window, bounds, result):  # type: ignore[no-untyped-def]
     (low, high), (least, most) = window, bounds
     width = high - low
@@ -248,7 +248,7 @@ def _order_statistics(array: Array, ranks: Sequence[int]) -> list[float]:
 _KINDS = {"u": 0, "i": 1, "f": 2}
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count_digits(keys, kind, prefixes, sizes, counts):  # type: ignore[no-untyped-def]
     bits, shift, step = np.uint64(sizes[0]), np.uint64(sizes[1]), np.uint64(sizes[2])
     top = np.uint64(1) << (bits - np.uint64(1))

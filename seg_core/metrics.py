@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import GeometryError, UsageError
 from seg_core.geometry import FloatArray, Geometry, LabelMap
+from seg_core.kernel import kernel
 from seg_core.labels import IGNORED
 from seg_core.memory_order import slabs
 from seg_core.surface_distance import SurfaceDistances, surface_distances
@@ -266,7 +266,7 @@ def _count_part(words: tuple[npt.NDArray[np.uint64], ...], start: int, stop: int
     return counts
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count_blocks(p_words, t_words, tables):  # type: ignore[no-untyped-def]
     """Count blocks (n, words of 8 voxels): most are air or lie inside a bone, most others touch one bone."""
     ones, low_bits = np.uint64(0x0101010101010101), np.uint64(0x7F7F7F7F7F7F7F7F)
@@ -303,7 +303,7 @@ def _count_blocks(p_words, t_words, tables):  # type: ignore[no-untyped-def]
                 p, t = p >> np.uint64(8), t >> np.uint64(8)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count_bytes(p, t, counts):  # type: ignore[no-untyped-def]
     for index in range(p.size):
         counts[0, p[index]] += 1

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from seg_core.errors import GeometryError
+from seg_core.kernel import kernel
 from seg_core.memory_order import as_words, end_of_run
 
 Box = tuple[slice, slice, slice]
@@ -131,7 +131,7 @@ def _totals(kji: npt.NDArray[np.uint8], confidence: npt.NDArray[Any]) -> npt.NDA
     return totals
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _tally(kji, words):  # type: ignore[no-untyped-def]
     """Add up run by run: ``words`` is the same memory, eight voxels at a time."""
     counts = np.zeros(256, np.int64)
@@ -163,12 +163,12 @@ def _tally(kji, words):  # type: ignore[no-untyped-def]
     return counts, bounds, sums, products
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _squares_below(n):  # type: ignore[no-untyped-def]
     return (n - 1) * n * (2 * n - 1) // 6
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _extent(kji, value, weights):  # type: ignore[no-untyped-def]
     low, high = np.inf, -np.inf
     for k in range(kji.shape[0]):

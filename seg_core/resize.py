@@ -10,11 +10,11 @@ to float32. All this is reproduced here to the last bit.
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import UsageError
+from seg_core.kernel import kernel
 from seg_core.threads import in_parts
 
 Float32Array = npt.NDArray[np.float32]
@@ -96,11 +96,11 @@ def _resize_slice(source: Float32Array, target: Float32Array, across: Taps, down
     # Pillow's own condition: far fewer rows make the other pass cheaper.
     if rows > new_rows and rows - new_rows > 2 * (columns - new_columns):
         passes = [(_resize_columns, down, (new_rows, columns)), (_resize_rows, across, target.shape)]
-    for kernel, taps, shape in passes:
+    for resize, taps, shape in passes:
         # A pass that keeps the size is left out, as in Pillow: a weight of 0 times infinity would be NaN.
         if source.shape != shape:
             result = target if shape == target.shape else np.empty(shape, np.float32)
-            kernel(source, *taps, result)
+            resize(source, *taps, result)
             source = result
     if source is not target:
         target[...] = source
@@ -134,7 +134,7 @@ def _resize_rows(source: Float32Array, first: Any, count: Any, weights: Any, tar
         _resize_some(source, (first, count, weights), np.arange(columns), target)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _resize_some(source, taps, wanted, target):  # type: ignore[no-untyped-def]
     """Resize rows, giving the columns that are wanted."""
     first, count, weights = taps
@@ -147,7 +147,7 @@ def _resize_some(source, taps, wanted, target):  # type: ignore[no-untyped-def]
             target[row, column] = np.float32(total)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _halve_rows(source, weights, target):  # type: ignore[no-untyped-def]
     """Halve rows but for the first and last column: four taps of equal weights, two pixels further each."""
     w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
@@ -161,7 +161,7 @@ def _halve_rows(source, weights, target):  # type: ignore[no-untyped-def]
             out[n] = np.float32(total)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _resize_columns(source, first, count, weights, target):  # type: ignore[no-untyped-def]
     total = np.empty(target.shape[1], np.float64)
     for row in range(target.shape[0]):

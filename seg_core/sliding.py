@@ -10,12 +10,12 @@ from itertools import pairwise
 from math import ceil
 from typing import Protocol
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from seg_core.ahead import made_ahead
 from seg_core.errors import UsageError
+from seg_core.kernel import kernel
 
 Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
@@ -243,7 +243,7 @@ def _nearest(source: int, target: int) -> Linear:
     return place, place, np.zeros(target)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _greatest(below, above, weight, rows, columns, temperature, labels, confidence):  # type: ignore[no-untyped-def]
     (row_low, row_high, row_weight), (column_low, column_high, column_weight) = rows, columns
     classes = below.shape[0]

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from seg_core.components import Components, IntArray
 from seg_core.geometry import FloatArray, Geometry
+from seg_core.kernel import kernel
 
 LEVEL_MM = 5.0
 
@@ -128,7 +128,7 @@ def _view_plane(components: Components, geometry: Geometry, plane: FloatArray) -
     return turned
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _trace(rows, runs, affine, slots, levels, sums):  # type: ignore[no-untyped-def]
     offsets, starts, ends, component = runs
     lowest, height = levels
@@ -149,7 +149,7 @@ def _trace(rows, runs, affine, slots, levels, sums):  # type: ignore[no-untyped-
                 sums[slot, level, 3] += z
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count_right(rows, runs, plane, counts):  # type: ignore[no-untyped-def]
     offsets, starts, ends, component = runs
     for line in range(offsets.size - 1):
@@ -159,7 +159,7 @@ def _count_right(rows, runs, plane, counts):  # type: ignore[no-untyped-def]
                 counts[component[run]] += begin + plane[2] * c > 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _cut(view, runs, plane, left_values):  # type: ignore[no-untyped-def]
     offsets, starts, ends, component = runs
     rows = view.shape[1]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from seg_core.errors import GeometryError, UsageError
 from seg_core.geometry import FloatArray
+from seg_core.kernel import kernel
 from seg_core.memory_order import memory_axes
 
 Labels = npt.NDArray[np.uint8]
@@ -107,7 +107,7 @@ def _borders(labels: Labels, n_labels: int) -> list[npt.NDArray[np.int32]]:
     return [points[starts[label] : starts[label + 1]] for label in range(1, n_labels + 1)]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _walk(labels, places, points):  # type: ignore[no-untyped-def]
     """Without points count the border voxels of value v in places[v + 1]; else fill from places[v] on."""
     n0, n1, n2 = labels.shape

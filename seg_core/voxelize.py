@@ -9,9 +9,9 @@ surface cannot leak, whatever its position on the grid.
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from seg_core.geometry import Geometry
+from seg_core.kernel import kernel
 from seg_core.ply import Mesh
 
 
@@ -53,7 +53,7 @@ def _facing_planes(
     return np.ascontiguousarray(faces[order[cut]])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fill(points, faces, inside):  # type: ignore[no-untyped-def]
     """Fill ``inside`` (k, j, i), plane after plane, with the faces that are cut by it."""
     slices, rows, columns = inside.shape
@@ -83,12 +83,12 @@ def _fill(points, faces, inside):  # type: ignore[no-untyped-def]
                 low[j] = columns
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _lowest(points, faces, n):  # type: ignore[no-untyped-def]
     return min(points[faces[n, 0], 2], points[faces[n, 1], 2], points[faces[n, 2], 2])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _cut(points, face, k, steps, low):  # type: ignore[no-untyped-def]
     """Add to ``steps`` (j, i) how the winding number changes at this face in plane k; False once above it."""
     rows, columns = steps.shape
