@@ -54,6 +54,8 @@ class PhantomConfig:
         Noise, shading, blur and motion.
     contrast : {"water", "in_phase", "fat"}
         The scan's look.
+    bare_shin : float
+        See `trainers.soft_tissue.Body`.
     """
 
     seed: int = 0
@@ -68,6 +70,7 @@ class PhantomConfig:
     trunk_mm: float = 90.0
     difficulty: Literal["ordinary", "hard"] = "ordinary"
     contrast: Contrast = "water"
+    bare_shin: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.size, self.pixel_mm, self.slice_mm, self.slices or 1) <= 0:
@@ -171,7 +174,7 @@ def _draw(config: PhantomConfig, rng: np.random.Generator) -> tuple[AnatomyConfi
     height = stature if stature is not None else 172.0 * (config.scale or 1.0)
     age = float(np.interp(height, _STATURES_CM, _AGES))
     look = (draw_hard_look if config.difficulty == "hard" else draw_look)(rng, config.contrast)
-    return anatomy, Drawing(draw_body(rng), look, age)
+    return anatomy, Drawing(replace(draw_body(rng), bare_shin=config.bare_shin), look, age)
 
 
 def _field_of_view(anatomy: Anatomy, config: PhantomConfig, rng: np.random.Generator) -> Geometry:

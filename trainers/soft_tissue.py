@@ -54,6 +54,9 @@ class Body:
         Width of the gap between muscles, relative to the limb's radius.
     bulk : float
         Size of the muscles; below 1 the fat between them grows.
+    bare_shin : float
+        How far the calf's flesh lies behind and beside the tibia: 0 all around it, as in `lls phantom`; 1 so
+        that nothing but skin and a little fat is on its inner face, as in most people.
     """
 
     seed: int = 0
@@ -62,6 +65,7 @@ class Body:
     skin_mm: float = 1.8
     fascia: float = 0.035
     bulk: float = 1.0
+    bare_shin: float = 0.0
 
 
 def draw_body(rng: np.random.Generator) -> Body:
@@ -113,6 +117,9 @@ _VESSELS = np.array(
         [(275, 0.20, 2.0), (280, 0.30, 2.6), (285, 0.48, 2.6), (10, 0.30, 1.6), (30, 0.55, 1.2)],
     ]
 )
+# Where along the limb the shin may be bare, and how far the flesh then lies aside and behind, in adult mm.
+_SHIN_ALONG, _SHIN = np.array([1.02, 1.2, 1.75, 1.95]), np.array([0, 1, 1, 0])
+_SHIN_X, _SHIN_Y = 9, -20
 _TRUNK_ALONG = np.array([-0.29, -0.17, -0.06, 0.05, 0.2, 0.35, 0.5, 0.8, 1.2])
 _TRUNK_X = np.array([28, 100, 156, 166, 158, 142, 134, 138, 146])
 _TRUNK_Y = np.array([26, 62, 88, 102, 103, 94, 90, 96, 104])
@@ -291,10 +298,11 @@ def _limb_row(limb: _Limb, body: Body, z: float) -> tuple[Array, Array, Array, A
     if not _ALONG[0] < along < _ALONG[-1]:
         return None
     size = limb.scale * body.girth
+    shin = np.interp(along, _SHIN_ALONG, _SHIN) * body.bare_shin
     outline = np.array(
         [
-            x + limb.lateral * np.interp(along, _ALONG, _OFFSET_X) * size,
-            y + np.interp(along, _ALONG, _OFFSET_Y) * size,
+            x + limb.lateral * (np.interp(along, _ALONG, _OFFSET_X) + shin * _SHIN_X) * size,
+            y + (np.interp(along, _ALONG, _OFFSET_Y) + shin * _SHIN_Y) * size,
             np.interp(along, _ALONG, _RADIUS_X) * size,
             np.interp(along, _ALONG, _RADIUS_Y) * size,
             np.interp(along, _ALONG, _FAT) * body.fat_mm * limb.scale,

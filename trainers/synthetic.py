@@ -49,6 +49,7 @@ def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomCon
         trunk_mm=float(rng.uniform(20, 150)),
         difficulty="hard" if rng.random() < 0.15 else "ordinary",
         contrast="in_phase" if rng.random() < 0.08 else "water",
+        bare_shin=float(rng.uniform(0.5, 1.2)) if rng.random() < 0.75 else 0.0,
     )
 
 

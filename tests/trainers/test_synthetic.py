@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from seg_core.intensity import intensity_window, scale
 from seg_core.labels import BONES
@@ -58,3 +61,15 @@ def test_training_never_meets_the_subjects_of_the_test() -> None:
     assert min(config.seed for config in tests) == FIRST_SEED
     assert max(config.seed for config in drawn + validation) < FIRST_SEED
     assert len({config.seed for config in tests}) == len(tests) == 18
+
+
+def test_a_bare_shin_lies_under_the_skin() -> None:
+    covers = []
+    for bare in (0.0, 1.0):
+        mixtures, labels = training_materials(replace(CONFIG, bare_shin=bare))
+        calf = [k for k in range(len(labels)) if {1, 3} <= set(np.unique(labels[k])) and 2 not in labels[k]]
+        air = mixtures[calf] & 255 == Tissue.AIR
+        depth = np.stack([ndimage.distance_transform_edt(~slice_) for slice_ in air]) * 1.875
+        covers.append([depth[n][labels[k] == 1].min() for n, k in enumerate(calf)])
+    assert len(calf) >= 4
+    assert np.median(covers[1]) < 8 < np.median(covers[0])  # mm, of a child of 120 cm
