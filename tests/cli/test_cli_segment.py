@@ -82,7 +82,7 @@ def test_meshes_statistics_and_labels_agree(done, legs):
 def test_the_report_says_how_and_proves_itself(done, read_json, tiny_model):
     report = read_json(done / "leg_report.json")
     assert report["model"]["sha256"] == sha256(tiny_model)
-    assert report["device"] == {"asked": "auto", "used": "cpu"}
+    assert report["device"] == {"asked": "auto", "used": "cpu", "precision": "fp32"}
     assert report["checks"]
     assert all(check["passed"] for check in report["checks"])
     assert sorted(entry["file"] for entry in report["outputs"]) == [f for f in FILES if "report" not in f]
