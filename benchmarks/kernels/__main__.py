@@ -11,12 +11,13 @@ installed are named: ``pip install '.[bench]'`` brings them.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks.kernels.row import Figures, Row, measure
+from benchmarks.kernels.row import Figures, Peers, Row, measure
 from benchmarks.timing import machine
 
 ROWS: Mapping[str, str] = MappingProxyType(
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--small", action="store_true", help="little data, for a try")
+    parser.add_argument(
+        "--alone", action="store_true", help="no peers: rows alone whose goal is not set by one"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.rows if name not in ROWS]
@@ -51,8 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no row is called {', '.join(unknown)}: {', '.join(ROWS)}")
     found: list[Figures] = []
     for name in options.rows or ROWS:
-        make: Callable[[bool], list[Row]] = import_module(ROWS[name]).rows
+        make: Callable[[bool], Iterable[Row]] = import_module(ROWS[name]).rows
         for row in make(options.small):
+            if options.alone:
+                if row.goal.of not in row.bases:
+                    continue
+                row = replace(row, peers=Peers())
             found.append(measure(row, options.rounds))
             print(found[-1].as_markdown() + "\n", flush=True)
     facts = machine(*PACKAGES)

@@ -2,7 +2,7 @@
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ READING = "just reading the pixels"
 COMPRESSED = ("RLE", "JPEG 2000")
 
 
-def rows(small: bool) -> list[Row]:
-    """Return a row for plain files and one for each compression."""
+def rows(small: bool) -> Iterator[Row]:
+    """Give a row for plain files and one for each compression, each with files of its own."""
     folder = tempfile.TemporaryDirectory(prefix="lls-benchmark-")
     sizes = {"plain": 12 if small else 1015} | dict.fromkeys(COMPRESSED, 5 if small else 64)
-    return [_row(Path(folder.name) / name, n, small, folder) for name, n in sizes.items()]
+    yield from (_row(Path(folder.name) / name, n, small, folder) for name, n in sizes.items())
 
 
 def _row(place: Path, slices: int, small: bool, folder: "tempfile.TemporaryDirectory[str]") -> Row:
