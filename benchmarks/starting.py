@@ -1,0 +1,96 @@
+"""How long it takes to start: importing, `lls --help`, and `lls segment` with and without compiled kernels.
+
+    python -m benchmarks.starting --rounds 5 --json FILE
+
+Each is a process of its own, in turns. The scan is a small one (24 slices of drawn legs); kernels are
+compiled into a folder of their own (``NUMBA_CACHE_DIR``), which is empty at each first run.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.kernels.data import legs
+from benchmarks.timing import Action, Spread, Timings, machine, take_turns
+from seg_core.geometry import Geometry, Volume
+from seg_core.nifti import write_volume
+
+PYTHON, NUMPY, CORE, HELP = "python", "import numpy", "import numpy, seg_core", "lls --help"
+FIRST, SECOND = "lls segment, the first run ever", "lls segment, the second"
+LIMITS: Mapping[str, tuple[str, float]] = {
+    HELP: (PYTHON, 0.25),
+    CORE: (NUMPY, 0.05),
+    FIRST: (SECOND, 5.0),
+}
+"""What may take how many seconds more than another; `lls --help` 0.25 s in all."""
+
+
+def actions(folder: Path, model: str) -> dict[str, Action]:
+    """Return what is measured; the scan and the second run's kernels lie in a folder."""
+    scan = folder / "scan.nii.gz"
+    array = 100.0 * (legs(24, 64).T > 0) + 50.0 * np.random.default_rng(0).random((64, 64, 24))
+    write_volume(scan, Volume(array.astype(np.float32), Geometry(array.shape, np.diag([7.5, 7.5, 40, 1.0]))))
+
+    def python(*arguments: str, cache: Path | None = None) -> None:
+        environment = os.environ | ({} if cache is None else {"NUMBA_CACHE_DIR": str(cache)})
+        subprocess.run([sys.executable, *arguments], check=True, env=environment, capture_output=True)
+
+    def segment(cache: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            python("-m", "cli", "segment", str(scan), "-o", out, "--model", model, cache=cache)
+
+    def first() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            segment(Path(cache))
+
+    return {
+        PYTHON: lambda: python("-c", "pass"),
+        NUMPY: lambda: python("-c", "import numpy"),
+        CORE: lambda: python("-c", "import numpy, seg_core"),
+        HELP: lambda: python("-m", "cli", "--help"),
+        FIRST: first,
+        SECOND: lambda: segment(folder / "kernels"),
+    }
+
+
+def more(timings: Timings, name: str, base: str) -> Spread:
+    """Return how many seconds more than another one took, from each round."""
+    return Spread.of(timings.seconds[name] - timings.seconds[base])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and return 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="lls-starting-") as temporary:
+        timings = take_turns(actions(Path(temporary), options.model), options.rounds, slow=1e9)
+    print("| what | s | more than | s (quartiles) | at most |\n|---|---|---|---|---|")
+    for name in timings.seconds:
+        cells = [name, f"{timings.spread(name).median:.2f}", "", "", ""]
+        if name in LIMITS:
+            base, limit = LIMITS[name]
+            extra = more(timings, name, base)
+            cells[2:] = [base, f"{extra.median:.2f} ({extra.low:.2f} to {extra.high:.2f})", f"{limit:g}"]
+        print(f"| {' | '.join(cells)} |")
+    if options.json:
+        figures = {"machine": machine("numba", "numpy"), "seconds": timings.as_json()}
+        figures["more"] = {name: asdict(more(timings, name, base)) for name, (base, _) in LIMITS.items()}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
