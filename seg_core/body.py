@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.kernel import kernel
 from seg_core.memory_order import Array
 from seg_core.prepare import SlicePlan
 
@@ -115,7 +115,7 @@ def _block_means(slices: Array, blocks: tuple[int, int]) -> FloatArray:
     return sums
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _sum_blocks(slices, blocks, sums):  # type: ignore[no-untyped-def]
     count, rows, columns = slices.shape
     for s in range(count):

@@ -2,11 +2,11 @@
 
 from math import inf, log
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import UsageError
+from seg_core.kernel import kernel
 
 Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
@@ -63,7 +63,7 @@ def _between(source: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArr
     return low, np.minimum(low + 1, source - 1), (place - low).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _greatest(logits, rows, columns, settings, labels, confidence):  # type: ignore[no-untyped-def]
     images, classes, _, width = logits.shape
     (above, below, down), (left, right, across) = rows, columns
