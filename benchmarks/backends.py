@@ -55,13 +55,14 @@ class Work:
     slices : int
         How many of its slices, evenly spread.
     network : str
-        Name of the network's architecture in the trainers, for the frameworks.
+        Name of the network's architecture in the trainers, for the frameworks; by default the file's own in
+        PyTorch, the report's in Keras.
     """
 
     model: str
     scan: str
     slices: int = 8
-    network: str = "unet-resnet34"
+    network: str = ""
 
     @property
     def path(self) -> Path:
@@ -155,12 +156,13 @@ def _names(ports: Sequence[Any]) -> list[str]:
 def _torch(kind: str, work: Work, batch: int) -> Infer:
     import torch
 
-    from trainers.model_file import read_model
+    from trainers.model_file import network_of, read_model
     from trainers.torch.from_model import fill
     from trainers.torch.network import build_network
 
     spec, weights = read_model(work.path)
-    network = build_network(work.network, len(spec.classes) + 1, spec.channels).eval()
+    name = work.network or network_of(spec)
+    network = build_network(name, len(spec.classes) + 1, spec.channels).eval()
     fill(network, weights, work.path)
     if kind == "compiled":
         network = torch.compile(network)
@@ -179,7 +181,7 @@ def _keras(work: Work, batch: int) -> Infer:
     from trainers.registry import get_config, get_trainer
 
     spec = Runner(work.path, "cpu", precision="fp32").spec
-    config = get_config("keras", work.network, device="cpu", channels=spec.channels)
+    config = get_config("keras", work.network or "unet-resnet34", device="cpu", channels=spec.channels)
     return get_trainer("keras").make_engine(config, spec.classes).predict
 
 

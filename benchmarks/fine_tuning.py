@@ -34,7 +34,7 @@ from seg_core.runner import default_model
 from trainers.config import TrainConfig
 from trainers.curves import can_draw
 from trainers.loop import BEST, LAST, Source, train
-from trainers.model_file import channel_settings, read_model
+from trainers.model_file import channel_settings, network_of, read_model
 from trainers.registry import get_config, get_trainer
 from trainers.scores import score_subject, scores_from_json, scores_to_json
 
@@ -185,13 +185,6 @@ def panels(results: Results) -> list[Panel]:
     return drawn
 
 
-def architecture(model: Path) -> str:
-    """Return the name of a model file's network, as its description tells it; else the report's."""
-    told = read_model(model)[0].provenance.get("architecture")
-    known = {network.about: name for name, network in get_trainer("torch").NETWORKS.items()}
-    return known.get(str(told), "unet-resnet34")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, score, print the table; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -212,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_epochs(quiet=False)
     try:
         model = default_model() if given["model"] == "default" else Path(given["model"])
-        network = given["network"] or architecture(model)
+        network = given["network"] or network_of(read_model(model)[0])
         setting = Setting(**{**given, "model": model, "network": network})
         study = Study(work, setting)
         results = study.results()

@@ -64,22 +64,25 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=None,
             help="Leave the encoder's convolutions as they begin.",
         ),
-        click.option(
-            "--network", default="unet-resnet34", show_default=True, help="As `lls networks` lists them."
-        ),
+        click.option("--network", help="As `lls networks` lists them; that of --init, else unet-resnet34."),
         click.option("--trainer", default="torch", show_default=True, help="As `lls networks` lists them."),
     ):
         command = option(command)
     return command
 
 
-def configure(trainer: str, network: str, settings: dict[str, Any]) -> tuple["MakeEngine", "TrainConfig"]:
-    """Return what makes the trainer's engines, and the network's configuration with the user's changes."""
+def configure(
+    trainer: str, network: str | None, settings: dict[str, Any]
+) -> tuple["MakeEngine", "TrainConfig"]:
+    """Return what makes the trainer's engines, and the network's configuration with the user's changes.
+
+    Where no network is named it is that of the model file to begin with, else the report's.
+    """
     from dataclasses import replace
 
     from seg_core.errors import UsageError
     from trainers.augment import AUGMENTATIONS
-    from trainers.model_file import channel_settings, model_file, read_model
+    from trainers.model_file import channel_settings, model_file, network_of, read_model
     from trainers.registry import get_config, get_trainer
 
     given = {name: value for name, value in settings.items() if value is not None}
@@ -90,7 +93,9 @@ def configure(trainer: str, network: str, settings: dict[str, Any]) -> tuple["Ma
         if option in given
     }
     begun = model_file(given.get("init", "random"))
-    own = channel_settings(read_model(begun)[0]) if begun is not None else {}
+    known = None if begun is None else read_model(begun)[0]
+    own = {} if known is None else channel_settings(known)
+    network = network or ("unet-resnet34" if known is None else network_of(known))
     config = get_config(trainer, network, **own | given)
     if name is not None and name not in AUGMENTATIONS:
         raise UsageError(f"augmentation {name!r}", f"one of {', '.join(AUGMENTATIONS)}")

@@ -103,6 +103,7 @@ def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = 
     architecture = config.get("network", "unet-resnet34")
     network = get_network(config.get("trainer", "torch"), architecture)
     learned = {
+        "network": architecture,
         "architecture": network.about,
         "framework": ", ".join(map(_versioned, network.packages)),
         "lls": version("lls"),

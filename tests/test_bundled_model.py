@@ -48,11 +48,11 @@ def test_it_tells_no_path_of_the_machine_that_made_it() -> None:
 
 def test_its_labels_do_not_depend_on_the_batch() -> None:
     runner = Runner("default", device="cpu", threads=1)
-    images = np.random.default_rng(0).random((5, 3, 64, 96), dtype=np.float32)
-    together = runner.run(images, (128, 192), confidence=True)
-    alone = [runner.run(images[n : n + 1], (128, 192), confidence=True) for n in range(len(images))]
+    images = np.random.default_rng(0).random((5, 3, 64, 128), dtype=np.float32)
+    together = runner.run(images, (128, 256), confidence=True)
+    alone = [runner.run(images[n : n + 1], (128, 256), confidence=True) for n in range(len(images))]
     assert np.array_equal(together.labels, np.concatenate([one.labels for one in alone]))
     assert np.array_equal(together.confidence, np.concatenate([one.confidence for one in alone]))
     assert np.array_equal(
-        together.labels, Runner("default", device="cpu", threads=2).run(images, (128, 192)).labels
+        together.labels, Runner("default", device="cpu", threads=2).run(images, (128, 256)).labels
     )

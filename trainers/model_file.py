@@ -46,6 +46,11 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, npt.NDArray[np.float32]
     return ModelSpec.from_json(described[0]), weights
 
 
+def network_of(spec: ModelSpec) -> str:
+    """Return a file's network, as ``lls networks`` calls it; the report's where the file does not say."""
+    return str(spec.provenance.get("network", "unet-resnet34"))
+
+
 def channel_settings(spec: ModelSpec) -> dict[str, Any]:
     """Return the fields of a `TrainConfig` that a network's channels ask for."""
     return {name: getattr(spec, name) for name in ("channels", "channel_fill", "neighbour_mm")}

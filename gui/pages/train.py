@@ -15,8 +15,8 @@ _BEGIN = {
     "imagenet": "from ImageNet's encoder",
     "random": "anew",
 }
-_BUNDLED = "torch/unet-resnet34"
-"""What the bundled network is; no other can go on from it."""
+_BUNDLED = "torch/unet-resnet34-fine"
+"""What the bundled network is, as a test holds; no other can go on from it."""
 _DEVICES = {"auto": "choose by itself", "cpu": "processor", "cuda": "NVIDIA graphics card"}
 
 

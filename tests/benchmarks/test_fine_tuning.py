@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from benchmarks import fine_tuning
-from benchmarks.fine_tuning import COUNTS, STARTS, Setting, architecture, means, panels, table
+from benchmarks.fine_tuning import COUNTS, STARTS, Setting, means, panels, table
 from benchmarks.report.sheet import SMOKE
 from exporters.run import export_run
 from seg_core.labels import BONES
 from seg_core.metrics import evaluate
 from seg_core.model_spec import Grid, ModelSpec, Normalisation
-from seg_core.runner import default_model
 from trainers.cache import CacheIndex, SliceCacheWriter
 from trainers.config import TrainConfig
 from trainers.loop import train
@@ -90,10 +89,6 @@ def test_the_full_setting_is_the_same_for_both_starts(model):
         f: v for f, v in vars(scratch).items() if f != "init"
     }
     assert (bundled.epochs, bundled.epoch_samples, bundled.window) == (20, 160, 64)  # at 8 mm a pixel
-
-
-def test_the_bundled_networks_architecture_is_known():
-    assert architecture(default_model()) in ("unet-resnet34", "unet-resnet34-fine")
 
 
 def test_a_table_and_its_curves():

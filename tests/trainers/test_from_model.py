@@ -11,11 +11,14 @@ from seg_core.labels import BONES
 from seg_core.model_spec import Grid, Normalisation
 from seg_core.runner import Runner, default_model
 from trainers.config import TrainConfig
-from trainers.model_file import channel_settings, model_file, other_preparation, read_model
+from trainers.model_file import channel_settings, model_file, network_of, other_preparation, read_model
 from trainers.torch.engine import TorchEngine
 from trainers.torch.from_model import fill, unfold
 
-CONFIG = TrainConfig(epochs=1, epoch_samples=2, batch=2, init="default")
+CONFIG = TrainConfig(
+    network="unet-resnet34-fine", epochs=1, epoch_samples=2, batch=2, init="default",
+    channel_fill="neighbours", neighbour_mm=10.0,
+)  # fmt: skip
 
 
 class Small(torch.nn.Module):
@@ -92,16 +95,15 @@ def test_files_that_do_not_fit(tmp_path):
         read_model(bad)
 
 
-def test_a_training_takes_the_channels_of_what_it_begins_with():
+def test_a_training_takes_the_network_and_the_channels_of_what_it_begins_with():
     assert model_file("random") is None
     assert model_file("run/best.ckpt") is None
     spec, _ = read_model(model_file("default"))
-    _, config = configure("torch", "unet-resnet34", {"init": "default", "lr": 1e-3})
+    _, config = configure("torch", None, {"init": "default", "lr": 1e-3})
+    assert config.network == network_of(spec) == "unet-resnet34-fine"
     assert config.lr == 1e-3
     assert channel_settings(spec) == {name: getattr(config, name) for name in channel_settings(spec)}
-    assert (
-        configure("torch", "unet-resnet34", {"init": "default", "neighbour_mm": 2.5})[1].neighbour_mm == 2.5
-    )
+    assert configure("torch", None, {"init": "default", "neighbour_mm": 2.5})[1].neighbour_mm == 2.5
 
 
 def test_another_preparation_is_said():
@@ -109,5 +111,5 @@ def test_another_preparation_is_said():
     assert other_preparation(spec, spec) == []
     data = replace(spec, grid=Grid("size", (256, 256)), normalisation=Normalisation("divide"))
     pixels, intensities = other_preparation(spec, data)
-    assert pixels == "pixels of 1.875 x 1.875 mm, not slices of 256 x 256 pixels"
+    assert pixels == "pixels of 0.9375 x 0.9375 mm, not slices of 256 x 256 pixels"
     assert "percentile (1, 99.5), not intensities by divide" in intensities

@@ -13,7 +13,7 @@ import torch
 from seg_core.errors import ModelError, UsageError
 from trainers.config import TrainConfig
 from trainers.loop import Images, Labels
-from trainers.model_file import model_file, read_model
+from trainers.model_file import model_file, network_of, read_model
 from trainers.torch import NETWORKS, checkpoint
 from trainers.torch.average import Average
 from trainers.torch.from_model import fill, unfold
@@ -243,7 +243,7 @@ def _from_model(
     config: TrainConfig, classes: tuple[str, ...], path: Path
 ) -> tuple[torch.nn.Module, list[str]]:
     spec, weights = read_model(path)
-    if config.network == FINE and spec.channel_fill == "repeat":
+    if config.network == FINE and network_of(spec) == FIRST and spec.channel_fill == "repeat":
         from trainers.torch.fine import widened
 
         weights, spec = widened(weights, config.channels), replace(spec, channels=config.channels)
