@@ -88,7 +88,10 @@ NONE = Augmentation(
     flip=0, rotation=0, scale=0, shift=0, contrast=0, brightness=0, gamma=0, bias=0, noise=0, blur=0, alone=0
 )
 REPORT = replace(NONE, flip=0.5, rotation=1.0, rotation_degrees=15.0, unit="volume", factor=2)
-FINE = replace(Augmentation(), blur=0.8, blur_sigma=2.0, smooth=0.3, noise=0.6, noise_sigma=0.1)
+FINE = replace(
+    Augmentation(),
+    blur=0.8, blur_sigma=2.0, smooth=0.3, noise=0.6, noise_sigma=0.1, bias=0.6, bias_range=0.7,
+)  # fmt: skip
 AUGMENTATIONS = {"full": Augmentation(), "fine": FINE, "report": REPORT, "none": NONE}
 """By name: all that there is; for pixels of a millimetre, where larger ones are blurred; the report's
 4.4.3.2; nothing."""
