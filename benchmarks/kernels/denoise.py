@@ -23,7 +23,7 @@ def rows(small: bool) -> list[Row]:
 
 
 def _row(small: bool, params: Denoise) -> Row:
-    size = 64 if small else 512
+    size = 128 if small else 512
     stack = with_flaws(legs(20, size), CLASSES)[6:18:3]  # shin, shin, thigh, thigh with hip
     peers = Peers()
     makers = PIECES if params is CLEAN else HOLES
