@@ -2,10 +2,15 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.labels import BONES, sided_labels
 from seg_core.model_spec import Denoise, Grid, ModelSpec, Normalisation
+
+# A busy machine is no failure: no test has a clock in it.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Grey values of the made-up legs; `tiny_model` tells them apart.
 GREY = {"muscle": 20, "tibia": 70, "femur": 120, "fibula": 170, "pelvis": 220}

@@ -22,6 +22,7 @@ def test_the_list_imports_no_framework():
     assert rows["torch", "nnunet-2d"]["extra"] == "nnunet"
     assert {name for trainer, name in rows if trainer == "torch"} == {
         "unet-resnet34",
+        "unet-resnet34-fine",
         "unet-resnet50",
         "unet-vgg19",
         "unet-mobilenetv2",

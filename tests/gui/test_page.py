@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("nicegui", reason="the extra gui is not installed")
 
-from seg_core.nifti import read_labels
+from seg_core.geometry import Geometry, Volume
+from seg_core.nifti import read_labels, read_volume, write_volume
 
 
 def choose(page, label, option):
@@ -223,10 +224,13 @@ def test_narrow_and_dark_it_is_all_there_and_the_keyboard_reaches_it(page, tab, 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_what_a_killed_page_was_doing_is_cut_short_and_can_run_again(serve, tab, data, tmp_path, shots):
-    store = tmp_path / "store"
+    store, long = tmp_path / "store", data / "long.nii.gz"
+    leg = read_volume(data / "leg.nii.gz")
+    many = np.repeat(leg.array, 12, axis=2)  # long enough to be met at work
+    write_volume(long, Volume(many, Geometry(many.shape, leg.geometry.affine)))
     with serve(store, data) as (address, process):
         found = tab(address)
-        segment(found, data / "leg.nii.gz", "bundled with lls")
+        segment(found, long, "bundled with lls")
         found.get_by_text("segmenting").wait_for()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

@@ -31,6 +31,7 @@ def parameters(network):
 def test_their_parameters():
     expected = {
         "unet-resnet34": 24_436_949,
+        "unet-resnet34-fine": 24_469_076,
         "unet-resnet50": 32_521_685,
         "unet-vgg19": 29_058_517,
         "unet-mobilenetv2": 6_629_525,
