@@ -226,12 +226,12 @@ def test_narrow_and_dark_it_is_all_there_and_the_keyboard_reaches_it(page, tab, 
 def test_what_a_killed_page_was_doing_is_cut_short_and_can_run_again(serve, tab, data, tmp_path, shots):
     store, long = tmp_path / "store", data / "long.nii.gz"
     leg = read_volume(data / "leg.nii.gz")
-    many = np.repeat(leg.array, 12, axis=2)  # long enough to be met at work
+    many = np.repeat(leg.array, 4, axis=2)  # long enough to be met at work
     write_volume(long, Volume(many, Geometry(many.shape, leg.geometry.affine)))
     with serve(store, data) as (address, process):
         found = tab(address)
         segment(found, long, "bundled with lls")
-        found.get_by_text("segmenting").wait_for()
+        found.get_by_text("finding the legs").wait_for()  # in slices 15 mm apart: here in all of them
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     with serve(store, data) as (address, _):
