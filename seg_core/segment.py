@@ -203,12 +203,11 @@ class _Job:
             bones = tuple(replace(row, confidence=means.get(row.label)) for row in bones)
         plausibility = self._plausibility(labels, bones, seen)
         self.clock.add("measure", since)
-        wanted = self.options.confidence
+        if not wanted:  # for the bones' own alone
+            confidence = None
         return Segmentation(
             labels=labels,
-            confidence=Volume(confidence, self.volume.geometry)
-            if confidence is not None and wanted
-            else None,
+            confidence=None if confidence is None else Volume(confidence, self.volume.geometry),
             sides=evidence,
             slices=(ends[0], ends[1] + 1),
             axis=self.plan.axes[0],
