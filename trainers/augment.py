@@ -36,6 +36,9 @@ class Augmentation:
         Probability, and greatest |ln(exponent)|.
     bias, bias_range : float
         Probability, and greatest |ln(gain)| of a smooth field, drawn on a lattice of 3 x 3 points.
+    fade, fade_range : float
+        Probability, and greatest -ln(gain) of a whole slice that lies in the decline of signal towards an end
+        of its stack; of its neighbours by up to twice or as little as none of that.
     noise, noise_sigma : float
         Probability, and greatest standard deviation of Rician noise (two Gaussian parts).
     blur, blur_sigma : float
@@ -68,6 +71,8 @@ class Augmentation:
     gamma_range: float = 0.4
     bias: float = 0.4
     bias_range: float = 0.4
+    fade: float = 0.0
+    fade_range: float = 0.0
     noise: float = 0.3
     noise_sigma: float = 0.05
     blur: float = 0.2
@@ -90,7 +95,8 @@ NONE = Augmentation(
 REPORT = replace(NONE, flip=0.5, rotation=1.0, rotation_degrees=15.0, unit="volume", factor=2)
 FINE = replace(
     Augmentation(),
-    blur=0.8, blur_sigma=2.0, smooth=0.3, noise=0.6, noise_sigma=0.1, bias=0.6, bias_range=0.7,
+    blur=0.8, blur_sigma=2.0, smooth=0.3, noise=0.6, noise_sigma=0.1, bias=0.6, bias_range=1.0,
+    fade=0.3, fade_range=1.2,
 )  # fmt: skip
 AUGMENTATIONS = {"full": Augmentation(), "fine": FINE, "report": REPORT, "none": NONE}
 """By name: all that there is; for pixels of a millimetre, where larger ones are blurred; the report's
@@ -207,6 +213,8 @@ def _intensity(image: Images, rng: np.random.Generator, o: Augmentation, grain: 
     contrast = 1 + _draw(rng, o.contrast, o.contrast_range)
     brightness = _draw(rng, o.brightness, o.brightness_range)
     lattice = np.exp(rng.uniform(-1, 1, (3, 3)) * (o.bias_range if rng.random() < o.bias else 0.0))
+    if o.fade:
+        image *= _fading(rng, o, len(image))
     _shade(image, np.array([gamma, contrast, brightness, image.mean()]), lattice)
     noise = abs(_draw(rng, o.noise, o.noise_sigma))
     if noise > 0:
@@ -215,6 +223,13 @@ def _intensity(image: Images, rng: np.random.Generator, o: Augmentation, grain: 
     if smooth:
         _blurred(image, sigma)
     np.clip(image, 0, 1, out=image)
+
+
+def _fading(rng: np.random.Generator, o: Augmentation, channels: int) -> Images:
+    """Gains (channels, 1, 1) of slices one after the other in the decline of signal towards a stack's end."""
+    middle, slope = -abs(_draw(rng, o.fade, o.fade_range)), rng.uniform(-1, 1)
+    gains = np.exp(middle * (1 + slope * (np.arange(channels) - channels // 2)))
+    return gains.astype(np.float32)[:, None, None]
 
 
 @njit(cache=True, nogil=True)

@@ -18,6 +18,8 @@ from trainers.soft_tissue import Tissue
 
 FloatArray = npt.NDArray[np.float32]
 
+FAT = int(Tissue.FAT)
+
 Patches = tuple[FloatArray, int]
 """Knots (channels, rows, columns), and how many pixels lie from one to the next."""
 
@@ -32,6 +34,9 @@ class Contrast:
         Share of looks that begin with the levels of a known sequence; the others are drawn freely.
     water : float
         Share of the known ones that are Dixon water, the report's; in-phase and fat share the rest.
+    opposed : float
+        Share of the in-phase ones drawn in opposed phase instead: fat's signal is taken from water's, so that
+        their borders are black lines and marrow, which holds both, is grey.
     spread, dark_spread : float
         SD of a tissue's level around a known one, relative (log); of tissues that are dark there, as marrow
         and fat in a water image, which one scanner suppresses better than another.
@@ -44,15 +49,19 @@ class Contrast:
     patches, grain : float
         Greatest SD of patches in marrow and in all other tissues, relative; a slice's patches have one size,
         from a few pixels (an interpolated scan's noise, fat between fibres) to a dozen.
+    marbled : float
+        Greatest SD of the share of fat in muscle: streaks that are bright in a fat image, dark in a water one.
     suppressed : float
         Share of water looks in which fat and marrow are darker still, down to black, as one scanner's
         suppression leaves them.
     brightest : tuple of float
-        Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window.
+        Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window,
+        as they are above 1.
     """
 
     known: float = 0.7
-    water: float = 0.65
+    water: float = 0.6
+    opposed: float = 0.5
     spread: float = 0.2
     dark_spread: float = 0.5
     bright_cortex: float = 0.15
@@ -61,8 +70,9 @@ class Contrast:
     texture: float = 0.15
     patches: float = 0.3
     grain: float = 0.2
+    marbled: float = 0.2
     suppressed: float = 0.4
-    brightest: tuple[float, float] = (0.55, 1.0)
+    brightest: tuple[float, float] = (0.55, 1.1)
 
 
 _DARK = 0.25
@@ -70,10 +80,13 @@ _DARK = 0.25
 
 
 def draw_levels(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
-    """Return the level of each material (``MATERIALS``,), air near 0, most others in [0, 1]."""
+    """Return the level of each material (``MATERIALS``,), air near 0, most others in [0, 1].
+
+    Negative where fat is in opposed phase: what is seen is the magnitude of a pixel's sum.
+    """
     level = _known(rng, contrast) if rng.random() < contrast.known else _free(rng, contrast)
     level[Tissue.AIR] = 0
-    level *= rng.uniform(*contrast.brightest) / max(level[Tissue.MUSCLE], level[Tissue.FAT], 0.05)
+    level *= rng.uniform(*contrast.brightest) / max(level[Tissue.MUSCLE], abs(level[Tissue.FAT]), 0.05)
     level[Tissue.AIR] = rng.uniform(0, 0.02)
     tissues = material_tissues()
     spread = np.select(
@@ -92,6 +105,10 @@ def _known(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float
     level *= np.exp(rng.normal(0, 1, len(level)) * spread)
     if name == "water" and rng.random() < contrast.suppressed:
         level[[Tissue.FAT, Tissue.MARROW, Tissue.RED_MARROW]] *= rng.random()
+    if name == "in_phase" and rng.random() < contrast.opposed:
+        level[Tissue.FAT] *= -1
+        level[Tissue.MARROW] *= -rng.uniform(0.2, 1)
+        level[[Tissue.RED_MARROW, Tissue.FASCIA]] *= rng.uniform(-0.6, 0.6, 2)
     return level
 
 
@@ -153,12 +170,13 @@ def paint(mixtures: Mixtures, seeds: npt.NDArray[np.int64], contrast: Contrast |
 
 
 def _texture(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
-    """Return SD of speckle and of patches of each material (``MATERIALS``, 2)."""
+    """Return SD of speckle, of patches and of the share of fat in each material (``MATERIALS``, 3)."""
     tissues = material_tissues()
     speckle = rng.uniform(0, contrast.texture, len(Tissue)) * rng.random()
     patches = rng.uniform(0, contrast.grain, len(Tissue)) * rng.random()
     patches[[Tissue.MARROW, Tissue.RED_MARROW]] = rng.uniform(0, contrast.patches) * rng.random()
-    return np.stack([speckle[tissues], patches[tissues]], -1).astype(np.float32)
+    marbled = np.where(tissues == Tissue.MUSCLE, rng.uniform(0, contrast.marbled) * rng.random(), 0)
+    return np.stack([speckle[tissues], patches[tissues], marbled], -1).astype(np.float32)
 
 
 _KNOTS = (2, 3, 5, 8, 12)
@@ -180,6 +198,7 @@ def _paint(mixtures, levels, texture, noise, image):  # type: ignore[no-untyped-
     """Speckle is a pixel's and its four neighbours' noise, patches are bilinear between knots: SD about 1."""
     channels, rows, columns = image.shape
     grain, weights, (knots, apart) = noise
+    fat = levels[FAT]
     for k in range(channels):
         for r in range(rows):
             above, below = max(r - 1, 0), min(r + 1, rows - 1)
@@ -195,6 +214,7 @@ def _paint(mixtures, levels, texture, noise, image):  # type: ignore[no-untyped-
                 mixture = mixtures[k, r, c]
                 first, second = mixture & 255, (mixture >> 8) & 255
                 s = np.float32((mixture >> 16) / 255)
-                value = s * levels[first] + (1 - s) * levels[second]
-                value *= 1 + texture[first, 0] * speckle + texture[first, 1] * patches
+                streak = min(max(texture[first, 2] * patches, np.float32(0)), np.float32(1))
+                value = s * (levels[first] + streak * (fat - levels[first])) + (1 - s) * levels[second]
+                value = abs(value) * (1 + texture[first, 0] * speckle + texture[first, 1] * patches)
                 image[k, r, c] = min(max(value, np.float32(0)), np.float32(1))

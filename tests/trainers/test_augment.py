@@ -76,6 +76,20 @@ def test_each_change_of_intensity_changes_and_stays_in_range(make_slices, name):
     assert new_images.max() <= 1
 
 
+def test_a_slice_that_fades_does_so_as_a_whole_and_its_neighbours_along(make_slices):
+    images = np.full((60, 3, 8, 8), 0.8, np.float32)
+    fading = replace(NONE, fade=0.5, fade_range=1.2)
+    faded, _ = augment(images, np.zeros((60, 8, 8), np.uint8), np.arange(60)[:, None], fading)
+    np.testing.assert_array_equal(np.ptp(faded, (2, 3)), 0)
+    loss = -np.log(faded[:, :, 0, 0] / 0.8)
+    fades = loss.max(1) > 1e-6
+    assert 0.3 < fades.mean() < 0.7
+    assert 0.9 < loss[:, 1].max() < 1.2 + 1e-5
+    np.testing.assert_allclose(loss[:, 0] + loss[:, 2], 2 * loss[:, 1], atol=1e-5)  # along a line
+    assert loss.min() > -1e-5
+    assert (np.ptp(loss[fades], 1) > 0.1).mean() > 0.3
+
+
 def test_a_sample_does_not_depend_on_its_batch_and_nothing_is_changed_in_place(make_slices):
     images, labels, seeds = one_batch(make_slices, 6)
     before = images.copy(), labels.copy()

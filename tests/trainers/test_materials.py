@@ -52,12 +52,12 @@ def test_a_material_knows_its_tissue():
 
 
 def test_a_slice_is_levels_times_shares():
-    plain = Contrast(texture=0.0, patches=0.0, grain=0.0)
+    plain = Contrast(texture=0.0, patches=0.0, grain=0.0, marbled=0.0)
     mixtures = np.full((1, 1, 4, 4), Tissue.FAT | Tissue.MUSCLE << 8 | 51 << 16, np.uint32)
     image = paint(mixtures, np.array([7]), plain)
     levels = draw_levels(np.random.default_rng((7, 2)), plain)
     expected = 0.2 * levels[Tissue.FAT] + 0.8 * levels[Tissue.MUSCLE]
-    np.testing.assert_allclose(image, min(expected, 1), rtol=1e-5)
+    np.testing.assert_allclose(image, min(abs(expected), 1), rtol=1e-5)
 
 
 def test_looks_follow_their_seeds_alone():
@@ -83,7 +83,9 @@ def test_the_looks_are_as_different_as_scanners():
 
 
 def test_known_looks_are_those_of_the_phantom():
-    still = Contrast(known=1.0, spread=0.0, dark_spread=0.0, suppressed=0.0, muscles=0.0, organs=0.0)
+    still = Contrast(
+        known=1.0, opposed=0.0, spread=0.0, dark_spread=0.0, suppressed=0.0, muscles=0.0, organs=0.0
+    )
     found = draw_levels(np.random.default_rng(0), still)
     ratios = [
         [found[t] / found[Tissue.MUSCLE] / (table[t] / table[Tissue.MUSCLE]) for t in list(Tissue)[1:]]
@@ -133,10 +135,39 @@ def test_fat_and_marrow_of_water_looks_may_be_as_black_as_air():
 
 def test_patches_have_several_sizes_in_every_tissue():
     flat = np.full((40, 1, 64, 64), Tissue.MUSCLE, np.uint32) | 255 << 16
-    rough = Contrast(texture=0.0, grain=0.4, muscles=0.0)
+    rough = Contrast(texture=0.0, grain=0.4, marbled=0.0, muscles=0.0)
     images = paint(flat, np.arange(40)[:, None], rough)[:, 0]
     images = images[(images.std((1, 2)) > 0.02) & (images.max((1, 2)) < 1)]
     centred = images - images.mean((1, 2), keepdims=True)
     along = (centred[:, :, 1:] * centred[:, :, :-1]).mean((1, 2)) / centred.var((1, 2))
     assert along.min() < 0.88  # patches of two or three pixels
     assert along.max() > 0.95  # of a dozen
+
+
+def test_fat_and_water_cancel_in_opposed_phase():
+    opposed = Contrast(known=1.0, water=0.0, opposed=1.0, texture=0.0, patches=0.0, grain=0.0, marbled=0.0)
+    shares = np.arange(0, 256, 5).astype(np.uint32)
+    border = (Tissue.FAT | Tissue.MUSCLE << 8 | shares << 16)[None, None, None]
+    images = paint(border.repeat(60, 0), np.arange(60)[:, None], opposed)[:, 0, 0]
+    levels = [draw_levels(np.random.default_rng((s, 2)), opposed) for s in range(60)]
+    cancelled = np.array([level[Tissue.FAT] < 0 for level in levels])
+    assert 0.3 < cancelled.mean() < 0.7  # the others are fat images
+    assert (images[cancelled].min(1) < 0.05).all()
+    assert (images[~cancelled].min(1) > 0.02).all()
+    marrow = np.array([level[Tissue.MARROW] / level[Tissue.FAT] for level in levels])[cancelled]
+    assert np.median(np.abs(marrow)) < 0.8
+
+
+def test_streaks_in_muscle_are_of_fat():
+    muscle = np.full((40, 1, 32, 32), Tissue.MUSCLE, np.uint32) | 255 << 16
+    streaks = Contrast(known=1.0, opposed=0.0, texture=0.0, grain=0.0, marbled=0.4, brightest=(0.5, 0.5))
+    images = paint(muscle, np.arange(40)[:, None], streaks)[:, 0]
+    pure = []
+    for seed, image in enumerate(images):
+        levels = draw_levels(np.random.default_rng((seed, 2)), streaks)
+        ends = sorted(levels[[Tissue.MUSCLE, Tissue.FAT]])
+        assert ends[0] - 1e-4 <= image.min()
+        assert image.max() <= ends[1] + 1e-4
+        pure.append(np.isclose(image, levels[Tissue.MUSCLE], atol=1e-4).mean())
+    assert (np.ptp(images, (1, 2)) > 0.05).mean() > 0.3
+    assert 0.4 < np.mean(pure) < 0.7
