@@ -4,7 +4,8 @@ Frozen before any network was trained, and not eased afterwards: measured subjec
 stature of 7, 10 and 14 years, both legs with trunk and hands in view, 512 x 512 px of 0.9375 mm, slices 3 mm
 apart; seeds of noise, contrast and soft tissue that no training uses (all of them start at ``FIRST_SEED``).
 The ordinary set draws a scan as ``lls phantom`` does; the hard set has three times the noise, strong shading,
-blur and motion ghosts, and thicker slices (5 mm).
+blur and motion ghosts, and thicker slices (5 mm). The development set, added later, is for choices: ordinary
+scans of the validation's subjects 20, 21 and 22, at 7, 10 and 14 years.
 
     python -m benchmarks.accuracy --set ordinary --scans DIR --json FILE
 
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -32,25 +34,26 @@ from trainers.phantom import PhantomConfig, make_phantom, write_phantom
 FIRST_SEED = 900_000
 SUBJECTS = (23, 24, 25)
 STATURE_CM = {7: 122.0, 10: 138.0, 14: 162.0}
-SETS = ("ordinary", "hard")
+DEVELOPMENT = (20, 21, 22)
+TESTS = ("ordinary", "hard")
+SETS = (*TESTS, "development")
 # The report's Table 3, its ResNet34 U-Net: DSC and volume error (cm3).
 REPORT = {"tibia": (0.93, 5.4), "femur": (0.95, 0.9), "fibula": (0.78, 2.9), "pelvis": (0.88, 24.5)}
 
 
 def configurations(name: str) -> Iterator[PhantomConfig]:
-    """Yield the scans of a set, nine each."""
-    seed = FIRST_SEED + 100 * SETS.index(name)
-    for subject in SUBJECTS:
-        for stature in STATURE_CM.values():
-            yield PhantomConfig(
-                seed=seed,
-                subject=subject,
-                stature_cm=stature,
-                slice_mm=5.0 if name == "hard" else 3.0,
-                trunk_mm=120.0,
-                difficulty="hard" if name == "hard" else "ordinary",
-            )
-            seed += 1
+    """Yield the scans of a set: nine, or three for development."""
+    statures = STATURE_CM.values()
+    people = zip(DEVELOPMENT, statures, strict=True) if name == "development" else product(SUBJECTS, statures)
+    for seed, (subject, stature) in enumerate(people, FIRST_SEED + 100 * SETS.index(name)):
+        yield PhantomConfig(
+            seed=seed,
+            subject=subject,
+            stature_cm=stature,
+            slice_mm=5.0 if name == "hard" else 3.0,
+            trunk_mm=120.0,
+            difficulty="hard" if name == "hard" else "ordinary",
+        )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.accuracy import SETS, configurations
+from benchmarks.accuracy import TESTS, configurations
 from seg_core.metrics import evaluate
 from seg_core.runner import Runner
 from seg_core.scan import read_scan
@@ -66,7 +66,7 @@ def compare(path: Path, runner: Runner, repetitions: int = 1) -> Less:
 
 def drawn(folder: Path) -> Iterator[Path]:
     """Draw scans into a folder, those that are not there, and give their DICOM."""
-    for name in SETS:
+    for name in TESTS:
         for number in (0, 4, 8):
             scan = folder / f"{name}-{number}"
             if not scan.is_dir():

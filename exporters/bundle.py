@@ -9,6 +9,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+
+from exporters.onnx_graph import with_background, write
 from exporters.options import ExportOptions
 from exporters.run import RunExport, export_run
 from seg_core.model_spec import Denoise, ModelSpec
@@ -36,11 +39,15 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of a training, or its checkpoint")
     parser.add_argument("--validation", type=Path, required=True, help="slices for the parity gate")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--background", type=float, default=0.0, help="added to the logits of background")
     arguments = parser.parse_args()
     data = described(arguments.validation)
     request = RunExport("default", arguments.validation, data, ExportOptions("float16"))
     exported = export_run(arguments.run, arguments.out, request)
-    print(f"{exported.path}: sha256 {exported.sha256}")
+    digest = exported.sha256
+    if arguments.background:
+        digest = write(with_background(onnx.load(exported.path), arguments.background), exported.path)
+    print(f"{exported.path}: sha256 {digest}")
     print(f"ONNX Runtime against torch: {exported.parity}")
     print(f"folding and 16-bit weights: {exported.rounding}")
 

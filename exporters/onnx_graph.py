@@ -81,11 +81,47 @@ def with_temperature(model: onnx.ModelProto, temperature: float) -> onnx.ModelPr
     ModelError
         If the model has no description, or the temperature is not positive.
     """
+    spec = replace(_description(model), temperature=temperature)
+    return finish(strip_labels(model), spec)
+
+
+def with_background(model: onnx.ModelProto, logit: float) -> onnx.ModelProto:
+    """Return a model file that calls less of a scan a bone: its last bias holds a number more for background.
+
+    Slices drawn by class (`trainers.batches.Draw`) teach a network that bones are frequent.
+
+    Parameters
+    ----------
+    model : ModelProto
+        As `finish` makes it, of a network that ends in a convolution. Left alone.
+    logit : float
+        Added to the logits of background; noted in the description's provenance.
+
+    Raises
+    ------
+    ModelError
+        If the model has no description, or no convolution with a bias at its end.
+    """
+    spec = _description(model)
+    result = strip_labels(model)
+    made = {name: node for node in result.graph.node for name in node.output}
+    last = made.get(LOGITS)
+    while last is not None and last.op_type != "Conv":
+        last = made.get(last.input[0])
+    stored = [t for t in result.graph.initializer if last and list(last.input[2:]) == [t.name]]
+    if not stored:
+        raise ModelError("a network whose last bias is not to be found", "one that ends in a convolution")
+    bias = numpy_helper.to_array(stored[0]).reshape(len(spec.classes) + 1, -1).copy()  # blocks a class
+    bias[0] += logit
+    stored[0].CopyFrom(numpy_helper.from_array(bias.ravel(), stored[0].name))
+    return finish(result, replace(spec, provenance=dict(spec.provenance) | {"background_logit": logit}))
+
+
+def _description(model: onnx.ModelProto) -> ModelSpec:
     known = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in known:
         raise ModelError("an ONNX file without a description of lls", fix="export it with lls")
-    spec = replace(ModelSpec.from_json(known[METADATA_KEY]), temperature=temperature)
-    return finish(strip_labels(model), spec)
+    return ModelSpec.from_json(known[METADATA_KEY])
 
 
 def strip_labels(model: onnx.ModelProto) -> onnx.ModelProto:

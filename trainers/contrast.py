@@ -50,7 +50,7 @@ class Contrast:
         Greatest SD of patches in marrow and in all other tissues, relative; a slice's patches have one size,
         from a few pixels (an interpolated scan's noise, fat between fibres) to a dozen.
     marbled : float
-        Greatest SD of the share of fat in muscle: streaks that are bright in a fat image, dark in a water one.
+        Greatest SD of the share of fat in muscle: streaks, bright in a fat image, dark in a water one.
     suppressed : float
         Share of water looks in which fat and marrow are darker still, down to black, as one scanner's
         suppression leaves them.

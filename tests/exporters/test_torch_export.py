@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 
-from exporters.onnx_graph import finish, write
+from exporters.onnx_graph import finish, with_background, write
 from exporters.options import ExportOptions
 from exporters.parity import Tolerance, check
 from exporters.torch import export, fold_batchnorm
@@ -171,3 +171,38 @@ def test_neighbours_that_are_not_used_as_such_are_not_folded():
     x = torch.from_numpy(SAMPLES)
     with torch.inference_mode():
         assert float((fold_batchnorm(odd, SAMPLES)(x) - odd(x)).abs().max()) < 1e-6
+
+
+class Blocks(torch.nn.Module):
+    """Pixels come out as blocks of 2 x 2 channels, as of the network of fine pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Conv2d(12, 12, 3, padding=1)
+
+    def forward(self, x):
+        return torch.nn.functional.pixel_shuffle(self.head(torch.nn.functional.pixel_unshuffle(x, 2)), 2)
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+@pytest.mark.parametrize("kind", [Small, Blocks])
+def test_background_is_raised_in_the_last_bias(tmp_path, kind, weights):
+    torch.manual_seed(1)
+    path = tmp_path / "a.onnx"
+    export(kind().eval(), SPEC, path, SAMPLES, ExportOptions(weights))
+    given = onnx.load(path)
+    raised = with_background(given, 0.5)
+    before, after = (Runner(m.SerializeToString(), "cpu", 1) for m in (given, raised))
+    expected = before.logits(SAMPLES)
+    expected[:, 0] += 0.5
+    np.testing.assert_allclose(after.logits(SAMPLES), expected, atol=1e-5)
+    assert after.spec.provenance == before.spec.provenance | {"background_logit": 0.5}
+    assert [n.op_type for n in raised.graph.node] == [n.op_type for n in given.graph.node]
+    assert given == onnx.load(path)
+
+
+def test_background_is_not_raised_where_no_bias_ends_the_network(tmp_path):
+    bare = torch.nn.Conv2d(3, 3, 1, bias=False).eval()
+    export(bare, SPEC, tmp_path / "a.onnx", SAMPLES)
+    with pytest.raises(ModelError, match="bias"):
+        with_background(onnx.load(tmp_path / "a.onnx"), 0.5)

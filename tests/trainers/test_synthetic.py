@@ -50,17 +50,20 @@ def test_materials_are_those_of_the_scan(slices: tuple[np.ndarray, np.ndarray]) 
 
 
 def test_training_never_meets_the_subjects_of_the_test() -> None:
-    from benchmarks.accuracy import FIRST_SEED, SETS, SUBJECTS, configurations
+    from benchmarks.accuracy import DEVELOPMENT, FIRST_SEED, SUBJECTS, TESTS, configurations
 
     drawn = [draw_phantom_config(seed) for seed in range(100_000, 100_200)]
     validation = [draw_phantom_config(seed, (20, 21, 22)) for seed in range(500_000, 500_050)]
-    tests = [config for name in SETS for config in configurations(name)]
+    tests = [config for name in TESTS for config in configurations(name)]
     assert all(config.subject is None for config in drawn)  # draws come from the training basis
     assert {config.subject for config in validation} <= {20, 21, 22}
     assert {config.subject for config in tests} == set(SUBJECTS) == {23, 24, 25}
     assert min(config.seed for config in tests) == FIRST_SEED
     assert max(config.seed for config in drawn + validation) < FIRST_SEED
-    assert len({config.seed for config in tests}) == len(tests) == 18
+    development = list(configurations("development"))
+    assert {config.subject for config in development} == set(DEVELOPMENT) == {20, 21, 22}
+    assert len({config.seed for config in tests + development}) == 21
+    assert len(tests) == 18
 
 
 def test_a_bare_shin_lies_under_the_skin() -> None:
