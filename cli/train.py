@@ -30,6 +30,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "validation_samples": (int, "Slices that are validated on, evenly spread."),
     "window": (int, "Rows and columns of a random window; 0: whole slices."),
     "balance": (float, "Share of slices drawn by class, so that rare bones are seen as often (default 0)."),
+    "favour": (str, "A class drawn as often as all others together, of the slices drawn by class."),
     "channels": (int, "Input channels."),
     "channel_fill": (str, "repeat: the slice; neighbours: those around it."),
     "neighbour_mm": (float, "How far apart neighbours are, to the nearest slice; 0: slices in a row."),

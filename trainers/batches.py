@@ -38,6 +38,8 @@ class Draw:
     balance : float
         Share of the samples for which a class is drawn first, each as likely as another, then a slice that
         shows it, with the window on it: rare bones are seen as often as long ones.
+    favour : int
+        Value of a class that is drawn first as often as all others together; 0 for none.
     """
 
     seed: int
@@ -48,6 +50,7 @@ class Draw:
     window: int = 0
     copies: int = 1
     balance: float = 0.0
+    favour: int = 0
 
 
 def epoch_order(draw: Draw) -> npt.NDArray[np.int64]:
@@ -86,8 +89,10 @@ def _samples(draw: Draw, cache: SliceCache | None) -> tuple[npt.NDArray[np.int64
     rng = np.random.default_rng((draw.seed, draw.epoch, 7))
     shown = cache.shown()[: draw.slices]
     there = np.flatnonzero(shown.any(0))
+    share = np.where(there == draw.favour - 1, max(len(there) - 1, 1), 1) if draw.favour else None
+    chance = share / share.sum() if share is not None else None
     for place in np.flatnonzero(rng.random(len(order)) < draw.balance) if len(there) else ():
-        column = rng.choice(there)
+        column = rng.choice(there, p=chance)
         order[place] = (
             rng.choice(np.flatnonzero(shown[:, column])) + order[place] // draw.slices * draw.slices
         )

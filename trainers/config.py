@@ -70,6 +70,8 @@ class TrainConfig:
         Rows and columns of a random window of each training slice; 0 for all of it. Smaller is faster.
     balance : float
         Share of samples drawn by class, see `trainers.batches.Draw`.
+    favour : str
+        Name of a class that is drawn as often as all others together; none by default.
     channels : int
         Input channels of the network.
     channel_fill : {"repeat", "neighbours"}
@@ -114,6 +116,7 @@ class TrainConfig:
     validation_samples: int = 400
     window: int = 0
     balance: float = 0.0
+    favour: str = ""
     channels: int = 3
     channel_fill: Literal["repeat", "neighbours"] = "repeat"
     neighbour_mm: float = 0.0
@@ -139,6 +142,8 @@ class TrainConfig:
             raise UsageError(f"{self.balance} of the samples drawn by class", "0 to 1")
         if self.balance and self.patch is not None:
             raise UsageError("patches drawn by class", "slices", "leave the balance out for a 3D network")
+        if self.favour and not self.balance:
+            raise UsageError(f"{self.favour} favoured, no sample drawn by class", "a balance above 0")
         if self.channel_fill not in ("repeat", "neighbours"):
             raise UsageError(f"channels filled by {self.channel_fill!r}", "repeat or neighbours")
         if not 0 <= self.neighbour_mm < inf:

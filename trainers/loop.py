@@ -254,6 +254,8 @@ class Training:
         self.config, self.train_data, self.run_dir = config, data[0], run_dir
         self.validation = data[1].open()
         self.index = _fitting(data[0].open(), self.validation)
+        if config.favour not in ("", *self.index.classes):
+            raise UsageError(f"{config.favour!r} favoured", f"one of {', '.join(self.index.classes)}")
         self.engine = make_engine(config, self.index.classes)
         self.progress = Progress(validation_slices=len(self.validation))
 
@@ -335,6 +337,7 @@ class Training:
         draw = Draw(
             config.seed, p.epoch, p.slices, config.epoch_samples, config.batch, config.window,
             copies=max(config.augmentation.factor, 1), balance=config.balance,
+            favour=cache.index.classes.index(config.favour) + 1 if config.favour else 0,
         )  # fmt: skip
         if config.patches:
             batches = patch_batches(cache, draw, config.augmentation, config.patches, p.batch)

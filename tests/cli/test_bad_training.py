@@ -34,6 +34,7 @@ def data(tmp_path):
         (("--validation-subject", "anna", "--loss", "hinge"), 2, "dice_focal"),
         (("--validation-subject", "anna", "--augmentation", "much"), 2, "full"),
         (("--validation-subject", "anna", "--channels", "0"), 2, "channels"),
+        (("--validation-subject", "anna", "--balance", "0.5", "--favour", "skull"), 2, "one of tibia, femur"),
         (("--validation-subject", "anna", "--init", "default"), 2, "tibia, femur, fibula, pelvis"),
         (("--validation-subject", "anna", "--init", "nowhere.ckpt"), 5, "nowhere.ckpt"),
         (("--validation-subject", "anna", "--patch", "8", "8", "8"), 2, "on patches of"),

@@ -41,6 +41,17 @@ def test_all_samples_by_class_show_each_class_as_often(cache: SliceCache) -> Non
     assert set(range(90, 100)) <= set(slices.tolist())
 
 
+def test_a_favoured_class_is_drawn_as_often_as_all_others(tmp_path) -> None:
+    labels = np.repeat(np.arange(1, 5, dtype=np.uint8), 20)[:, None, None] * np.ones((SIZE, SIZE), np.uint8)
+    with SliceCacheWriter(tmp_path, CacheIndex((SIZE, SIZE), tuple("abcd"))) as writer:
+        writer.append("someone", np.zeros(labels.shape, np.float32), labels, (1.0, 1.0, 1.0))
+    for favour, expected in ((0, (0.25, 0.25)), (3, (0.5, 1 / 6))):
+        draw = Draw(1, 0, 80, 1600, 8, balance=1.0, favour=favour)
+        drawn = [drawn_slices(draw, n, SliceCache(tmp_path)) for n in range(200)]
+        shares = np.bincount(np.concatenate(drawn) // 20, minlength=4) / 1600
+        np.testing.assert_allclose(shares[[2, 0]], expected, atol=0.05)
+
+
 def test_a_share_leaves_the_others_where_they_were(cache: SliceCache) -> None:
     draw = Draw(1, 0, 100, 400, 8, balance=0.25)
     slices = np.concatenate([drawn_slices(draw, n, cache) for n in range(50)])
@@ -64,3 +75,5 @@ def test_shares_that_make_no_sense_are_refused() -> None:
         TrainConfig(balance=1.5)
     with pytest.raises(UsageError, match="patches drawn by class"):
         TrainConfig(balance=0.5, patch=(8, 8, 8))
+    with pytest.raises(UsageError, match="favoured"):
+        TrainConfig(favour="pelvis")
