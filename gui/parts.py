@@ -11,7 +11,7 @@ from gui import words
 from gui.desk import Desk
 from gui.progress import in_words
 from gui.store import Job
-from seg_core.colours import bone_colours
+from seg_core.colours import Colour
 from seg_core.errors import LlsError
 
 TABS = (
@@ -187,9 +187,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], left: int = 1) 
     return outer
 
 
-def bone_label(name: str) -> None:
-    """Show a bone's name with its colour."""
-    r, g, b = bone_colours({1: name})[1]
+def bone_label(name: str, colour: Colour) -> None:
+    """Show a bone's name with its colour, that of the pictures."""
+    r, g, b = colour
     with box("line"):
         box("dot").style(f"background: rgb({r},{g},{b})")
         ui.label(words.bone_name(name))

@@ -1,6 +1,8 @@
 """The colours of bones: the same in every picture, page and surface."""
 
+import colorsys
 from collections.abc import Mapping
+from itertools import count
 
 from seg_core.views import group_labels
 
@@ -12,7 +14,8 @@ _BONES: Mapping[str, Colour] = {
     "fibula": (105, 219, 124),
     "pelvis": (240, 101, 149),
 }
-_OTHERS: tuple[Colour, ...] = ((177, 151, 252), (59, 201, 219), (255, 212, 59), (255, 135, 135))
+# Of all others: hues in large steps that come nowhere near one before for long, in turn lighter and darker.
+_HUE, _STEP, _LIGHTNESS, _SATURATION = 0.71, 0.2764, (0.75, 0.62, 0.5, 0.4), 0.75
 
 
 def bone_colours(names: Mapping[int, str]) -> dict[int, Colour]:
@@ -21,16 +24,22 @@ def bone_colours(names: Mapping[int, str]) -> dict[int, Colour]:
     Parameters
     ----------
     names : mapping of int to str
-        Label value -> name, e.g. ``{1: "right_tibia", 5: "left_tibia"}``; bones that are not of the leg take
-        further colours in turn.
+        Label value -> name, e.g. ``{1: "right_tibia", 5: "left_tibia"}``; structures that are not bones
+        of the leg take further ones, dozens that differ.
     """
     colours = {}
-    more = iter(_OTHERS * (len(names) // len(_OTHERS) + 1))
+    more = count()
     for bone, values in group_labels(names).items():
-        base = _BONES.get(bone) or next(more)
+        base = _BONES.get(bone) or _other(next(more))
         for value in values:
             colours[value] = mix(base, (255, 255, 255), 0.45) if names[value].startswith("left_") else base
     return colours
+
+
+def _other(number: int) -> Colour:
+    lightness = _LIGHTNESS[number % len(_LIGHTNESS)]
+    r, g, b = colorsys.hls_to_rgb((_HUE + number * _STEP) % 1, lightness, _SATURATION)
+    return round(255 * r), round(255 * g), round(255 * b)
 
 
 def mix(colour: Colour, other: Colour, share: float) -> Colour:

@@ -25,7 +25,8 @@ _TEXT, _SOFT, _FAINT, _CUT = (230, 237, 243), (190, 200, 210), (125, 136, 149), 
 _FINE = 2  # drawn at twice the size, so that Pillow's hard edges become soft
 _MARGIN, _GAP, _HEADER, _FOOTER = 28, 10, 76, 40
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_HEIGHT = 500, 330, 900
-_FRONT_WIDTH, _LEGEND_ROW = 620, 34
+_FRONT_WIDTH, _LEAST_FRONT = 620, 400
+_LEGEND_ROW, _NAME_WIDTH, _SIDE_WIDTH, _NAME_GAP = 34, 112, 134, 16
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def draw_preview(
     view = views.radiological(volume, labelmap)
     levels = views.choose_levels(view.labels, list(views.group_labels(labelmap.labels).values()))
     crop = views.crop_around(view, margin_mm=60)
-    layout = _lay_out(view, crop, len(levels), len(views.group_labels(labelmap.labels)))
+    layout = _lay_out(view, crop, len(levels), list(views.group_labels(labelmap.labels)))
     page = Image.new("RGB", (layout.page[0] * _FINE, layout.page[1] * _FINE), _PAGE)
     colours = bone_colours(labelmap.labels)
     window = views.display_window(view.image)
@@ -114,17 +115,19 @@ def write_preview(path: str | Path, *args: Any, **kwargs: Any) -> None:
     draw_preview(*args, **kwargs).save(path, format="PNG")
 
 
-def _lay_out(view: views.View, crop: tuple[slice, slice], panels: int, bones: int) -> _Layout:
+def _lay_out(view: views.View, crop: tuple[slice, slice], panels: int, bones: Sequence[str]) -> _Layout:
     width, height = ((s.stop - s.start) * mm for s, mm in zip(crop, view.sizes, strict=False))
     scale = min(_PANEL_WIDTH / width, _PANEL_HEIGHT / height)
     panel = (round(width * scale), round(height * scale))
     columns = 1 if panels == 1 else 2
     rows = -(-panels // columns)
-    legend = (_FRONT_WIDTH // 2 + 70, (bones + 1) * _LEGEND_ROW + 16)
+    longest = max((round(_font(18).getlength(bone) / _FINE) for bone in bones), default=0)
+    name_width = max(_NAME_WIDTH, longest + _NAME_GAP)
+    legend = (name_width + 2 * _SIDE_WIDTH, (len(bones) + 1) * _LEGEND_ROW + 16)
     front = (0, 0)
     if view.labels.shape[2] >= 8:
         wide, tall = view.labels.shape[0] * view.sizes[0], view.labels.shape[2] * view.sizes[2]
-        room = max(rows * (panel[1] + _GAP) - _GAP, _LEAST_HEIGHT) - legend[1]
+        room = max(rows * (panel[1] + _GAP) - _GAP - legend[1], _LEAST_HEIGHT - legend[1], _LEAST_FRONT)
         scale = min(_FRONT_WIDTH / wide, room / tall)
         front = (round(wide * scale), round(tall * scale))
     return _Layout(panel, rows, columns, front, legend)
@@ -248,11 +251,9 @@ def _legend(
     draw = ImageDraw.Draw(page)
     sides = [side for side in ("right", "left", "unknown") if any(row.side == side for row in rows)]
     bones = list(dict.fromkeys(row.bone for row in rows))
-    width = layout.left * _FINE
+    width, name_width = layout.left * _FINE, (layout.legend[0] - 2 * _SIDE_WIDTH) * _FINE
     left, y = corner[0] * _FINE, (corner[1] + 14) * _FINE
-    stops = {
-        side: left + 112 * _FINE + n * (width - 112 * _FINE) // len(sides) for n, side in enumerate(sides)
-    }
+    stops = {side: left + name_width + n * (width - name_width) // len(sides) for n, side in enumerate(sides)}
     for side in sides:
         heading = "side unknown" if side == "unknown" else side
         draw.text((stops[side] + 22 * _FINE, y), heading, _FAINT, _font(16), anchor="la")

@@ -11,6 +11,7 @@ from gui import parts, requests
 from gui.desk import Desk
 from gui.store import Job
 from gui.worker import RESULT
+from seg_core.colours import Colour, bone_colours
 
 
 def show(desk: Desk, job: Job, labels: Path) -> None:
@@ -85,13 +86,15 @@ def scores(folder: Path) -> None:
     """Show the scores that `lls evaluate` wrote."""
     found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     header = ["Bone", "DSC", "Volume difference", "This result", "The other"]
-    parts.table(header, [_row(bone) for bone in found["pairs"][0]["bones"]])
+    bones = found["pairs"][0]["bones"]
+    colours = bone_colours({bone["label"]: bone["name"] for bone in bones})
+    parts.table(header, [_row(bone, colours[bone["label"]]) for bone in bones])
 
 
-def _row(bone: Mapping[str, Any]) -> list[parts.Cell]:
+def _row(bone: Mapping[str, Any], colour: Colour) -> list[parts.Cell]:
     dsc, error = bone["dsc"], bone["volume_error_cm3"]
     return [
-        lambda: parts.bone_label(bone["name"]),
+        lambda: parts.bone_label(bone["name"], colour),
         "–" if dsc is None else f"{dsc:.3f}",
         "–" if error is None else f"{error:.1f} cm³",
         _volume(bone["predicted_cm3"]),

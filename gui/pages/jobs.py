@@ -1,7 +1,7 @@
 """A job: how far it is, its log, and what came of it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from gui.store import Job
 from gui.viewer.case import Case
 from gui.viewer.element import show as show_case
 from gui.worker import LOG
+from seg_core.colours import Colour, bone_colours
 
 _FILES = {
     "_dseg.nii.gz": "Labels, on the scan's own grid (NIfTI)",
@@ -253,7 +254,7 @@ class SegmentResult:
         """Show what was measured."""
         header = ["Bone", "In the scan", "Volume", "Length", "Confidence"]
         with parts.card("Volumes and lengths"):
-            parts.table(header, [_bone_row(row) for row in self.report["bones"]], left=2)
+            parts.table(header, _bone_rows(self.report["bones"]), left=2)
             sides = words.sentence(f"right and left: {self.report['sides']['detail']}")
             parts.text(sides, "muted small")
             parts.text(
@@ -305,13 +306,18 @@ class SegmentResult:
             parts.table(["", "Check", "Found"], rows, left=3)
 
 
-def _bone_row(row: Mapping[str, Any]) -> list[parts.Cell]:
+def _bone_rows(bones: Sequence[Mapping[str, Any]]) -> list[list[parts.Cell]]:
+    colours = bone_colours({row["label"]: row["name"] for row in bones})
+    return [_bone_row(row, colours[row["label"]]) for row in bones]
+
+
+def _bone_row(row: Mapping[str, Any], colour: Colour) -> list[parts.Cell]:
     word, hint = words.STATUS[row["status"]]
     tone = {"found": "good", "truncated": "look", "empty": "bad"}[row["status"]]
     icon = {"found": "check", "truncated": "content_cut", "empty": "close"}[row["status"]]
     there = bool(row["voxels"])
     return [
-        lambda: parts.bone_label(row["name"]),
+        lambda: parts.bone_label(row["name"], colour),
         lambda: parts.chip(word, tone, icon, hint),
         f"{row['volume_cm3']:.1f} cm³" if there else "–",
         f"{row['length_mm']:.0f} mm" if row["length_mm"] else "–",

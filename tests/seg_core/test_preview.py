@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seg_core.colours import bone_colours
 from seg_core.errors import GeometryError
 from seg_core.geometry import Geometry, LabelMap, Volume
-from seg_core.labels import BONES, plain_labels
+from seg_core.labels import BONES, plain_labels, sided_labels
 from seg_core.preview import draw_preview, write_preview
 from seg_core.views import choose_levels, crop_around, front, group_labels, lps_axes, radiological
 
@@ -101,6 +102,21 @@ def test_an_empty_result_and_a_single_slice_are_drawn(legs):
     geometry = volume.geometry.window((0, 0, 10), (64, 64, 1))
     one = Volume(volume.array[:, :, 10:11], geometry)
     assert min(draw_preview(one, LabelMap(labelmap.array[:, :, 10:11], geometry, labelmap.labels)).size) > 300
+
+
+def test_thirty_muscles_fit_the_page_each_in_its_own_colour(legs):
+    volume, labelmap = legs
+    names = sided_labels(("gastrocnemius_lateralis", *(f"muscle_{n}" for n in range(29))))
+    colours = np.array(list(bone_colours(names).values()))
+    apart = np.abs(colours[:, None] - colours).sum(axis=2) + 99 * np.eye(len(colours), dtype=int)
+    assert apart.min() > 15
+    tibia = LabelMap(np.where(labelmap.array == 1, labelmap.array, 0), labelmap.geometry, names)
+    picture = draw_preview(volume, tibia)
+    assert picture.height > 31 * 34
+    written = (np.asarray(picture).min(axis=2) > 200)[-300:, :].any(axis=0)
+    assert written[:200].any()
+    plain = draw_preview(volume, LabelMap(tibia.array, tibia.geometry, plain_labels(("soleus",))))
+    assert picture.width > plain.width
 
 
 def test_another_grid_is_refused(legs):
