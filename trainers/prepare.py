@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from seg_core.errors import LlsError, OutputError, UsageError
-from seg_core.geometry import LabelMap, Volume
+from seg_core.geometry import Geometry, LabelMap, Volume
+from seg_core.limb_range import range_from_hip
 from seg_core.model_spec import Grid, ModelSpec, Normalisation
 from seg_core.nifti import read_labels, write_label_table, write_labels, write_volume
 from seg_core.output import output_error
@@ -257,9 +258,17 @@ class _Job:
         self.step()
         hip = self.config.hip_slice if subject.hip_slice is None else subject.hip_slice
         if old is not None and old.key == key and self._is_whole(old):
+            self._check(old.geometry, hip)
             self.step(_STEPS - 1)
             return Outcome(subject.name, "kept", replace(old, hip_slice=hip))
-        return Outcome(subject.name, "made", replace(self.make(subject, key), hip_slice=hip))
+        return Outcome(subject.name, "made", self.make(subject, key, hip))
+
+    def _check(self, geometry: Geometry, hip: int | None) -> None:
+        """Refuse a grid or a hip slice that a scan cannot have, before its slices are cut for all."""
+        spec = ModelSpec("dataset", self.classes.names, grid=self.config.grid)
+        plan = plan_slices(geometry, spec)
+        if hip is not None and self.config.tolerance >= 0:
+            range_from_hip(plan, spec.orientation, hip, self.config.tolerance)
 
     def key(self, subject: SubjectInput) -> str:
         """Return a hash of all that goes into scan and mask; where the files are does not count."""
@@ -277,11 +286,11 @@ class _Job:
     def _is_whole(self, old: DatasetSubject) -> bool:
         return all((self.folder / old.name / file).is_file() for file in FILES)
 
-    def make(self, subject: SubjectInput, key: str) -> DatasetSubject:
+    def make(self, subject: SubjectInput, key: str, hip: int | None) -> DatasetSubject:
         """Read, label, examine and write a subject."""
         scan = read_scan(subject.scan, subject.series)
         self.step()
-        plan_slices(scan.volume.geometry, ModelSpec("dataset", self.classes.names, grid=self.config.grid))
+        self._check(scan.volume.geometry, hip)
         labelled = label_subject(subject, scan.volume.geometry, self.classes, self.config.masks)
         notes = [*scan.warnings, *labelled.notes]
         if subject.region is not None:
@@ -317,7 +326,7 @@ class _Job:
             overlaps=labelled.overlaps,
             ignored=int(np.count_nonzero(labels.array == IGNORED)),
             odd=quality.notes,
-            hip_slice=None,
+            hip_slice=hip,
             sha256=sha256,
         )
 

@@ -131,6 +131,24 @@ def test_one_bad_subject_stops_no_other(tmp_path, folders):
     assert sorted(f.name for f in (tmp_path / "data").iterdir()) == ["cache", "dataset.json", "map"]
 
 
+def test_a_hip_slice_that_a_scan_has_not_is_that_subjects_fault(tmp_path, folders):
+    table = folders / "who.csv"
+    for hip in ("900", "20"):
+        table.write_text(
+            f"subject,scan,labels,hip_slice\nmap,map/dicom,map/labels.nii.gz,\nmasks,masks/dicom,masks/masks,{hip}\n"
+        )
+        prepared = prepare(read_subjects([table]), tmp_path / "data", SMALL)
+        if hip == "900":
+            assert states(prepared) == {"map": "made", "masks": "failed"}
+            assert "hip slice 900" in str(prepared.outcomes[1].error)
+            assert prepared.slices == 40
+    assert states(prepared) == {"map": "kept", "masks": "made"}
+    table.write_text(table.read_text().replace(",20", ",40"))
+    again = prepare(read_subjects([table]), tmp_path / "data", SMALL)
+    assert states(again) == {"map": "kept", "masks": "failed"}
+    assert again.dataset.subject("masks").hip_slice == 20
+
+
 def test_where_all_fail_nothing_is_left(tmp_path, folders):
     (folders / "masks/masks/right_tibia.nii.gz").write_bytes(b"no image")
     (folders / "bad").mkdir()
