@@ -10,7 +10,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import ModelError, OutputError, UsageError
+from seg_core.output import output_error
 from trainers.config import IGNORED, Around
 
 FORMAT_VERSION = 1
@@ -330,15 +332,13 @@ class SliceCacheWriter:
                 raise OutputError(f"{self.folder} holds another kind of cache", fix="name a new folder")
             index = existing
         self.index = index
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._files = {
                 name: self._start(self.folder / f"{name}.npy", dtype)
                 for name, dtype in (("images", index.image_dtype), ("labels", "uint8"))
             }
             self._publish(index)
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -350,8 +350,16 @@ class SliceCacheWriter:
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files.values():
-            file.close()
+        with self._writing():
+            for file in self._files.values():
+                file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise output_error(error, self.folder) from error
 
     def append(
         self,
@@ -380,14 +388,17 @@ class SliceCacheWriter:
         ------
         UsageError
             If the name is taken, or the arrays do not fit the cache.
+        OutputError
+            If they cannot be written, e.g. on a full disk; earlier subjects stay.
         """
         self._check(name, images, labels)
         start = self.index.slices
         stop = start + len(images)
-        self._write("images", encode(images, self.index.image_dtype), stop)
-        self._write("labels", np.ascontiguousarray(labels), stop)
         subject = Subject(name, start, stop, spacing_mm, extra or {})
-        self._publish(CacheIndex(**vars(self.index) | {"subjects": (*self.index.subjects, subject)}))
+        with self._writing():
+            self._write("images", encode(images, self.index.image_dtype), stop)
+            self._write("labels", np.ascontiguousarray(labels), stop)
+            self._publish(CacheIndex(**vars(self.index) | {"subjects": (*self.index.subjects, subject)}))
 
     def _check(self, name: str, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
         if any(s.name == name for s in self.index.subjects):

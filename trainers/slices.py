@@ -56,6 +56,7 @@ def write_slices(dataset: Dataset, progress: Progress = lambda step, done, total
         held = [(s.name, s.extra["key"], s.extra["hip_slice"]) for s in there.subjects]
         same = (there.shape, there.classes, there.meta) == (index.shape, index.classes, index.meta)
         if not same or wanted[: len(held)] != held:
+            (dataset.cache / "index.json").unlink()  # first: without it the rest is nothing
             shutil.rmtree(dataset.cache)
     with SliceCacheWriter(dataset.cache, index) as writer:
         for number in range(len(writer.index.subjects), len(wanted)):

@@ -119,6 +119,23 @@ def test_what_does_not_fit_is_refused(tmp_path, make_cache, make_slices):
     assert len(SliceCache(folder)) == 20
 
 
+def test_a_full_disk_is_said_and_loses_no_earlier_subject(tmp_path, make_cache, make_slices, monkeypatch):
+    folder = make_cache(tmp_path / "c")
+    before = SliceCache(folder)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, SliceCacheWriter(folder, before.index) as writer:
+        patch.setattr(writer, "_write", full)
+        with pytest.raises(OutputError, match="no space left"):
+            writer.append("new", *make_slices(2, 0), (1.0, 1.0, 3.0))
+    assert SliceCache(folder).index == before.index
+    with SliceCacheWriter(folder, before.index) as writer:
+        writer.append("new", *make_slices(2, 0), (1.0, 1.0, 3.0))
+    assert len(SliceCache(folder)) == len(before) + 2
+
+
 def test_a_folder_without_a_cache(tmp_path):
     with pytest.raises(ModelError, match="no cache"):
         SliceCache(tmp_path)

@@ -113,6 +113,24 @@ def test_slices_end_above_the_first_labelled_one(legs, flip):
     assert labelled_range(mask, plan, dataset, 39 - 20 if flip else 20) == (0, 24)
 
 
+def test_a_cache_that_was_half_deleted_is_not_taken_for_whole(make_dataset, monkeypatch):
+    dataset = make_dataset(Grid("size", (64, 64)), (("part", "b"),))
+    write_slices(dataset)
+    images = SliceCache(dataset.cache).batch(np.arange(30))[0]
+
+    def interrupted(folder):
+        (folder / "images.npy").unlink()
+        raise KeyboardInterrupt
+
+    finer = make_dataset(Grid("size", (96, 96)), (("part", "b"),))
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.slices.shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_slices(finer)
+    write_slices(dataset)
+    assert np.array_equal(SliceCache(dataset.cache).batch(np.arange(30))[0], images)
+
+
 def test_a_cache_is_only_made_where_something_changed(make_dataset):
     grid = Grid("size", (64, 64))
     one = make_dataset(grid, (("part", "b"),))
