@@ -108,7 +108,5 @@ class _EventLog:
 
 def _tag(name: str) -> str:
     """Group the losses and the DSC, each in one panel of TensorBoard."""
-    for group in ("loss", "dsc"):
-        if group in name:
-            return f"{group}/{name}"
-    return f"training/{name}"
+    group = "dsc" if name.startswith("dsc") else "loss" if name.endswith("_loss") else "training"
+    return f"{group}/{name}"

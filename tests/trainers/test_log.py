@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from trainers.curves import draw_boxes, draw_curves
-from trainers.log import RunLog, read_log
+from trainers.log import RunLog, _tag, read_log
 
 
 def row(epoch, dsc=0.5):
@@ -111,6 +111,10 @@ def test_tensorboard_gets_every_number(tmp_path, monkeypatch):
     assert set(values) == {
         "loss/train_loss", "loss/validation_loss", "dsc/dsc", "dsc/dsc_tibia", "dsc/dsc_femur", "training/lr",
     }  # fmt: skip
+
+
+def test_a_class_is_no_loss_whatever_its_name():
+    assert _tag("dsc_palatoglossus") == "dsc/dsc_palatoglossus"
 
 
 def test_without_tensorboard_there_is_no_folder(tmp_path, monkeypatch):
