@@ -24,7 +24,7 @@ from seg_core.metrics import Scores
 from seg_core.output import write_whole
 from trainers.cache import AIR, SliceCache
 from trainers.config import IGNORED, TrainConfig
-from trainers.loop import MakeEngine, Source, Tick, train
+from trainers.loop import RUN, MakeEngine, Source, Tick, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json, write_results
 
 LOG = logging.getLogger(__name__)
@@ -155,6 +155,42 @@ def check_subjects(cache: SliceCache) -> str:
     return whole.hexdigest()
 
 
+def check_start(init: str, cache: SliceCache) -> None:
+    """Refuse to begin with the checkpoint of a training that saw subjects of the same data.
+
+    Parameters
+    ----------
+    init : str
+        As `TrainConfig.init`; what is no checkpoint in the folder of a training passes.
+    cache : SliceCache
+        The data.
+
+    Raises
+    ------
+    LeakError
+        If one of its subjects taught the network or chose it.
+    ModelError
+        If the folder's description of the training cannot be read.
+    """
+    run = Path(init).with_name(RUN)
+    if not (Path(init).is_file() and run.is_file()):
+        return
+    try:
+        known = json.loads(run.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{run} cannot be read: {error}", "what a training wrote") from error
+    here = str(cache.folder.resolve())
+    pairs = zip(known.get("data", ()), known.get("subjects", ()), strict=False)
+    names = {subject.name for subject in cache.index.subjects}
+    seen = sorted({name for folder, some in pairs if folder == here for name in some} & names)
+    if seen:
+        raise LeakError(
+            f"{init} has seen {', '.join(seen)}",
+            "a network that knows nobody who will be held out",
+            "begin with another one, or at random",
+        )
+
+
 def cross_validate(
     trainer: tuple[str, MakeEngine],
     config: TrainConfig,
@@ -192,13 +228,14 @@ def cross_validate(
     UsageError
         If there are too few subjects or one without a label, or ``output`` holds another cross-validation.
     LeakError
-        If two subjects share a slice.
+        If two subjects share a slice, or a network to begin with has seen one of them.
     OutputError
         If the results cannot be written.
     """
     cache = Source(data).open()
     names = [subject.name for subject in cache.index.subjects]
     plan = plan_folds(names, folds)
+    check_start(config.init, cache)
     facts = {"trainer": trainer[0], "classes": cache.index.classes, "data": check_subjects(cache)}
     _keep_plan(output, facts | {"folds": [asdict(f) for f in plan], "config": asdict(config)})
     scores: dict[str, Scores] = {}

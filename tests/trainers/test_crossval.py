@@ -17,6 +17,7 @@ from trainers.augment import NONE
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import IGNORED, TrainConfig
 from trainers.crossval import Fold, LeakError, check_subjects, cross_validate, plan_folds
+from trainers.loop import Source, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json, table
 
 CLASSES = ("tibia", "femur")
@@ -153,6 +154,20 @@ def test_a_planted_leak_is_refused(data, tmp_path, make_slices, grey_engine):
     with pytest.raises(LeakError, match="0-0 and stranger share 1 slice"):
         cross_validate(("grey", grey_engine), CONFIG, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_start_that_has_seen_the_subjects_is_refused(data, tmp_path, make_cache, grey_engine):
+    sources = (Source(data, ("0-0", "0-1")), Source(data, ("0-2",)))
+    seen = train(grey_engine, CONFIG, sources, tmp_path / "run").best
+    with pytest.raises(LeakError, match="has seen 0-0, 0-1, 0-2"):
+        cross_validate(("grey", grey_engine), replace(CONFIG, init=str(seen)), data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    elsewhere = make_cache(tmp_path / "elsewhere", seed=9)
+    other = train(grey_engine, CONFIG, (elsewhere, elsewhere), tmp_path / "other").best
+    assert cross_validate(("grey", grey_engine), replace(CONFIG, init=str(other)), data, tmp_path / "out")
+    (tmp_path / "run" / "run.json").write_text("no JSON")
+    with pytest.raises(ModelError, match=r"run\.json"):
+        cross_validate(("grey", grey_engine), replace(CONFIG, init=str(seen)), data, tmp_path / "no")
 
 
 def test_air_may_be_shared(data, make_slices):
