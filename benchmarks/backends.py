@@ -7,7 +7,6 @@ the machine does meets all of them alike. Time is from prepared slices to classe
 is not installed, or cannot run here, is named.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -23,13 +22,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.command import parser_of, write_figures
 from benchmarks.timing import Spread, machine
 from seg_core.errors import LlsError, MissingPackageError, ModelError
 from seg_core.intensity import normalised_input
 from seg_core.precision import twin_path
 from seg_core.prepare import plan_slices, prepare_slices
 from seg_core.report import peak_memory
-from seg_core.runner import Runner, default_model
+from seg_core.runner import Runner, model_path
 from seg_core.scan import read_scan
 from seg_core.upsample import greatest_classes
 
@@ -67,7 +67,7 @@ class Work:
     @property
     def path(self) -> Path:
         """The model file."""
-        return default_model() if self.model == "default" else Path(self.model)
+        return model_path(self.model)
 
     def prepared(self, runner: Runner) -> tuple[Float32Array, tuple[int, int]]:
         """Return slices (n, channels, rows, columns) and the size of their labels."""
@@ -371,7 +371,7 @@ def draw(result: Result, path: Path) -> None:
 def write(result: Result, folder: Path) -> None:
     """Write ``backends.json``, ``backends.md`` and, where Matplotlib is installed, ``backends.png``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "backends.json").write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    write_figures(folder / "backends.json", asdict(result))
     (folder / "backends.md").write_text(as_markdown(result), encoding="utf-8")
     try:
         draw(result, folder / "backends.png")
@@ -386,9 +386,7 @@ def chosen(words: Sequence[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write; return 1 where something got slower."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="default")
     parser.add_argument("--scan", required=True)
     parser.add_argument("--slices", type=int, default=Work.slices)

@@ -13,7 +13,6 @@ Sized for about an hour on two free CPU cores: 20 epochs of 160 slices a trainin
 trainings and the table; a command can be killed and called again. ``--smoke`` proves only that it runs.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import parser_of
 from benchmarks.pictures import Panel, draw_panels
 from benchmarks.report.populations import people, prepared_for, scan
 from benchmarks.report.published import MEAN, PUBLISHED
@@ -30,7 +30,7 @@ from seg_core.errors import LlsError, UsageError
 from seg_core.labels import BONES
 from seg_core.metrics import Scores, summarise
 from seg_core.output import write_whole
-from seg_core.runner import default_model
+from seg_core.runner import model_path
 from trainers.config import TrainConfig
 from trainers.curves import can_draw
 from trainers.loop import BEST, LAST, Source, train
@@ -187,11 +187,7 @@ def panels(results: Results) -> list[Panel]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, score, print the table; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fine_tuning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__, "benchmarks.fine_tuning")
     parser.add_argument("-o", "--work", type=Path, required=True, help="folder of everything")
     parser.add_argument("--model", default="default", help="the file that is fine-tuned")
     parser.add_argument("--network", help="its architecture; by default as its description tells it")
@@ -204,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = given.pop("work")
     log_epochs(quiet=False)
     try:
-        model = default_model() if given["model"] == "default" else Path(given["model"])
+        model = model_path(given["model"])
         network = given["network"] or network_of(read_model(model)[0])
         setting = Setting(**{**given, "model": model, "network": network})
         study = Study(work, setting)

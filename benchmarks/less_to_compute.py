@@ -7,8 +7,6 @@ network computed, and of its time; runs take turns. Without scans the first of e
 `benchmarks.accuracy`, ordinary and hard, is drawn. Less than ``LEAST_DSC`` in a bone is a failure.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.accuracy import TESTS, configurations
+from benchmarks.command import parser_of, write_figures
 from seg_core.metrics import evaluate
 from seg_core.runner import Runner
 from seg_core.scan import read_scan
@@ -76,9 +75,7 @@ def drawn(folder: Path) -> Iterator[Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare, print, and return 1 where a bone changed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("scan", nargs="*", type=Path)
     parser.add_argument("--model", default="default")
     parser.add_argument("--repetitions", type=int, default=1)
@@ -95,8 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f" least DSC {worst[1]:.4f} ({worst[0]})",
                 flush=True,
             )
-    if options.json:
-        options.json.write_text(json.dumps([asdict(less) for less in done], indent=1) + "\n")
+    write_figures(options.json, [asdict(less) for less in done])
     return int(any(value < LEAST_DSC for less in done for value in less.dsc.values()))
 
 

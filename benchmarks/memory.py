@@ -7,13 +7,13 @@ only the segmentation is measured; more than 1.2 GB is a failure. ``--scan`` kee
 ``--slices`` makes a shorter one. Linux and macOS only.
 """
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from benchmarks.command import parser_of, write_figures
 
 LIMIT_GB = 1.2
 
@@ -78,9 +78,7 @@ def measure(scan: Path, model: str, out: Path, precision: str = "auto") -> Peak:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and return 1 above the limit."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="default")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--slices", type=int, default=Load.slices)
@@ -100,8 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         peak = measure(scan / "dicom", options.model, Path(temporary) / "out", options.precision)
     what = f"{load.slices} slices of {load.size} x {load.size}"
     print(f"{what}: peak {peak.gigabytes:.2f} GB (limit {options.limit:g}), {peak.cpu_seconds:.0f} s of CPU")
-    if options.json:
-        options.json.write_text(json.dumps({"load": asdict(load), **asdict(peak)}, indent=1) + "\n")
+    write_figures(options.json, {"load": asdict(load), **asdict(peak)})
     return int(peak.gigabytes > options.limit)
 
 

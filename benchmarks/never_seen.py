@@ -12,8 +12,6 @@ Tables by bone and side: DSC, HD95 (mm), volume error (cm3), and the DSC of any 
 naming. Synthetic scans; the anatomies are scaled adults.
 """
 
-import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import parser_of, write_figures
 from benchmarks.looks import LOOKS, ScannerLook, scan_person
 from seg_core.labels import BONES, sided_labels
 from seg_core.metrics import evaluate
@@ -125,9 +124,7 @@ def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> str:
 
 def main() -> None:
     """Run the looks and print their tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--look", choices=LOOKS, action="append", help="only this one; may be repeated")
     parser.add_argument("--model", default="default")
     parser.add_argument("--scans", type=Path, help="keep the scans here")
@@ -146,8 +143,7 @@ def main() -> None:
             runner = Runner(arguments.model)
             every += [score(look, runner, folder) for folder in folders]
             print(f"\n{table(look, every[-len(folders) :])}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(s) for s in every], indent=1) + "\n")
+    write_figures(arguments.json, [asdict(s) for s in every])
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ one leg, a joint alone, slices 2 to 10 mm thick. Whatever a check says there is 
 That no bone lies wholly in view is said where it is so, and counts as an alarm only where it is not so.
 """
 
-import argparse
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import parser_of, write_figures
 from seg_core.geometry import LabelMap
 from seg_core.labels import BONES, SIDES
 from seg_core.plausibility import LENGTH_RATIOS, OVERLAP_MM, check_plausibility
@@ -155,9 +154,7 @@ def table(figures: Figures) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure people and count false alarms; return 1 if there is one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--people", type=int, default=120)
     parser.add_argument("--pixel-mm", type=float, default=2.0)
     parser.add_argument("--json", type=Path, help="write every figure here")
@@ -174,9 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(figures))
     print("\n| field of view | looked at | false alarms |\n|---|---|---|")
     print("\n".join(f"| {name} | {looked[name]} | {alarms[name]} |" for name in looked))
-    if chosen.json:
-        record = {"figures": figures, "views": looked, "false_alarms": alarms}
-        chosen.json.write_text(json.dumps(record, indent=1) + "\n")
+    write_figures(chosen.json, {"figures": figures, "views": looked, "false_alarms": alarms})
     return int(alarms.total() > 0)
 
 

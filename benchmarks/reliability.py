@@ -11,12 +11,10 @@ network calls bone (Guo et al., ICML 2017), and writes the model file with it; l
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +23,14 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from benchmarks import never_seen
+from benchmarks.command import parser_of, write_figures
 from benchmarks.looks import LOOKS
 from exporters.onnx_graph import with_temperature, write
 from exporters.run import validation_slices
 from seg_core.errors import UsageError
 from seg_core.labels import IGNORED
 from seg_core.nifti import read_labels
-from seg_core.runner import Runner, default_model
+from seg_core.runner import Runner, model_path
 from seg_core.scan import read_scan
 from seg_core.segment import SegmentOptions, segment
 from trainers.curves import draw_reliability
@@ -186,14 +185,12 @@ def curve(chosen: argparse.Namespace) -> None:
     curves = {name: reliability(own) for name, own in bones.items() if own.any()}
     if chosen.picture:
         draw_reliability(curves, chosen.picture)
-    if chosen.json:
-        record: dict[str, Any] = {name: own.tolist() for name, own in curves.items()}
-        chosen.json.write_text(json.dumps(record, indent=1) + "\n")
+    write_figures(chosen.json, {name: own.tolist() for name, own in curves.items()})
 
 
 def fit(chosen: argparse.Namespace) -> None:
     """Fit the temperature, say what it brings, and write the model with it."""
-    path = default_model() if chosen.model == "default" else Path(chosen.model)
+    path = model_path(chosen.model)
     found = fit_temperature(*called_bone(Runner(path), chosen.validation, chosen.slices))
     print(
         f"temperature {found.temperature:g}: the truth's mean -log probability over pixels that are called "
@@ -206,9 +203,7 @@ def fit(chosen: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and do it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("curve", help="how often confidence is right")
     one.add_argument("--look", choices=LOOKS, action="append", help="only this one; may be repeated")

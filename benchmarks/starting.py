@@ -6,8 +6,6 @@ Each is a process of its own, in turns. The scan is a small one (24 slices of dr
 compiled into a folder of their own (``NUMBA_CACHE_DIR``), which is empty at each first run.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import parser_of, write_figures
 from benchmarks.kernels.data import legs
 from benchmarks.timing import Action, Spread, Timings, machine, take_turns
 from seg_core.geometry import Geometry, Volume
@@ -68,9 +67,7 @@ def more(timings: Timings, name: str, base: str) -> Spread:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="default")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -85,10 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             extra = more(timings, name, base)
             cells[2:] = [base, f"{extra.median:.2f} ({extra.low:.2f} to {extra.high:.2f})", f"{limit:g}"]
         print(f"| {' | '.join(cells)} |")
-    if options.json:
-        figures = {"machine": machine("numba", "numpy"), "seconds": timings.as_json()}
-        figures["more"] = {name: asdict(more(timings, name, base)) for name, (base, _) in LIMITS.items()}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    extras = {name: asdict(more(timings, name, base)) for name, (base, _) in LIMITS.items()}
+    facts = machine("numba", "numpy")
+    write_figures(options.json, {"machine": facts, "seconds": timings.as_json(), "more": extras})
     return 0
 
 

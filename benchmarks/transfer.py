@@ -13,7 +13,6 @@ The first training is sized for a GPU; ``--subjects``, ``--epochs`` and ``--epoc
 the table says so. ``--smoke`` proves only that everything runs.
 """
 
-import argparse
 import hashlib
 import json
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import parser_of
 from benchmarks.never_seen import Score, score
 from benchmarks.report.populations import people, scan
 from benchmarks.report.published import PUBLISHED
@@ -34,7 +34,7 @@ from exporters.run import RunExport, export_run
 from seg_core.errors import LlsError
 from seg_core.labels import BONES
 from seg_core.output import write_whole
-from seg_core.runner import Runner, default_model
+from seg_core.runner import Runner, model_path
 
 ONLY_FIRST, BUNDLED = "first population only", "bundled, no new label"
 
@@ -88,11 +88,7 @@ def compare(setting: Setting, model: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, print it, and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.transfer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__, "benchmarks.transfer")
     parser.add_argument("-o", "--work", type=Path, required=True, help="folder of everything")
     parser.add_argument("--model", default="default", help="in the place of the bundled file")
     parser.add_argument("--encoder", default="imagenet", help="as `benchmarks.report` takes it")
@@ -104,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = given.pop("model")
     log_epochs(quiet=False)
     try:
-        model = default_model() if name == "default" else Path(name)
+        model = model_path(name)
         setting = Setting(**given)
         text = compare(setting, model)
         write_whole(setting.work / f"transfer{'-smoke' * setting.smoke}.md", text)

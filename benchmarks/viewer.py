@@ -3,13 +3,13 @@
 python -m benchmarks.viewer
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import parser_of
 from gui.viewer.case import Case
 from gui.viewer.opened import OpenedCase
 from gui.viewer.painting import Painting
@@ -47,7 +47,7 @@ def milliseconds(give: Callable[[int], bytes], levels: range) -> np.ndarray:
 
 def main() -> None:
     """Print a row a plane and layer."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--slices", type=int, default=1015)
     parser.add_argument("--size", type=int, default=512)
     given = parser.parse_args()

@@ -8,7 +8,6 @@ Without a scan one of 431 slices of 512 x 512 is drawn (as many as the report's 
 ``profile.png`` shows processor and memory over time. Linux only.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import parser_of, write_figures
 from benchmarks.memory import Load, make_scan
 from benchmarks.timing import machine
 
@@ -156,9 +156,7 @@ def as_markdown(job: Job, slices: int, network_s: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write; return 1 above the goal."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="default")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "int8", "fp16"])
     parser.add_argument("--scan", type=Path, help="folder of DICOM; one is drawn by default")
@@ -181,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         facts = {"machine": machine("onnxruntime", "numpy"), "slices": slices, "network_s": network_s}
-        (options.out / "whole_job.json").write_text(json.dumps(facts | asdict(job), indent=1) + "\n")
+        write_figures(options.out / "whole_job.json", facts | asdict(job))
         (options.out / "whole_job.md").write_text(text, encoding="utf-8")
         draw(job, options.out / "profile.png")
     return int(job.wall_s / network_s > GOAL)

@@ -9,8 +9,7 @@ from cli.console import debug_option, json_option, number, print_json, table
 from cli.train import TrainingLine, configure, log_epochs, training_options
 
 if TYPE_CHECKING:
-    from trainers.crossval import Fold
-    from trainers.loop import Tick
+    from trainers.crossval import FoldWatch
 
 
 @click.command()
@@ -34,18 +33,20 @@ def crossval(data: Path, output: Path, folds: int | None, as_json: bool, **setti
     quiet, trainer = settings.pop("quiet"), settings.pop("trainer")
     log_epochs(quiet)
     make_engine, config = configure(trainer, settings.pop("network"), settings)
-    line = TrainingLine()
-
-    def watch(fold: "Fold", tick: "Tick") -> None:
-        line(tick, f"fold {fold.number}/{fold.folds}  ")
-
-    scores = cross_validate((trainer, make_engine), config, data, output, folds, None if quiet else watch)
+    watch = None if quiet else fold_line()
+    scores = cross_validate((trainer, make_engine), config, data, output, folds, watch)
     rows = summary_table(Source(data).open().index.classes, list(scores.values()))
     if as_json:
         print_json(rows)
         return
     click.echo(_text(rows))
     click.echo(f"{output}: table3.csv, table3.md, scores.csv, figure10.png")
+
+
+def fold_line() -> "FoldWatch":
+    """Return what shows which fold it is, and how far, on standard error."""
+    line = TrainingLine()
+    return lambda fold, tick: line(tick, f"fold {fold.number}/{fold.folds}  ")
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

@@ -110,7 +110,7 @@ class Runner:
         self.precision, self.why = "fp32", "that was asked for"
         first = next(iter(_wanted(device, runtime.get_available_providers())), "cpu")
         wanted = FASTEST[first] if precision == "auto" else precision
-        path = None if isinstance(model, bytes) else default_model() if model == "default" else Path(model)
+        path = None if isinstance(model, bytes) else model_path(model)
         if precision == "fp32" or not self._take_twin(path, wanted, precision == "auto"):
             self._session, self.device = self._open(data, name=self.name)
             self.spec = _read_spec(self._session, self.name)
@@ -257,10 +257,21 @@ def default_model() -> Path:
     return path
 
 
+def model_path(model: Path | str) -> Path:
+    """Return the file that is meant: ``default`` is the network that comes with lls.
+
+    Raises
+    ------
+    ModelError
+        If that is meant and this installation has none.
+    """
+    return default_model() if model == "default" else Path(model)
+
+
 def _read(model: Path | str | bytes) -> tuple[str, bytes]:
     if isinstance(model, bytes):
         return "the model", model
-    path = default_model() if model == "default" else Path(model)
+    path = model_path(model)
     try:
         return path.name, path.read_bytes()
     except OSError as error:

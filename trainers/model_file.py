@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 from seg_core.errors import MissingPackageError, ModelError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
-from seg_core.runner import default_model
+from seg_core.runner import model_path
 
 
 def model_file(init: str) -> Path | None:
     """Return the model file that ``TrainConfig.init`` names; None if it names something else."""
-    path = default_model() if init == "default" else Path(init)
+    path = model_path(init)
     return path if path.suffix == ".onnx" else None
 
 

@@ -15,7 +15,6 @@ can be killed and called again: scores that are there stay. ``--only noise`` tak
 fewer people; ``--smoke`` proves only that everything runs.
 """
 
-import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +24,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.command import parser_of
 from benchmarks.degradations.degrade import DEGRADATIONS, Degradation, Scan
 from benchmarks.pictures import Panel, draw_panels
 from seg_core.labels import BONES
 from seg_core.metrics import evaluate
 from seg_core.nifti import read_labels
 from seg_core.output import write_whole
-from seg_core.runner import Runner, default_model
+from seg_core.runner import Runner, model_path
 from seg_core.scan import read_scan
 from seg_core.segment import segment
 from trainers.curves import can_draw
@@ -135,7 +135,7 @@ class Study:
         self.smoke = smoke
         self.work = work / "smoke" if smoke else work
         self.work.mkdir(parents=True, exist_ok=True)
-        file = default_model() if model == "default" else Path(model)
+        file = model_path(model)
         self.runner = Runner(model)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         self.file = self.work / f"scores-{digest}.json"
@@ -180,11 +180,7 @@ def panel(name: str, rows: Mapping[float, npt.NDArray[np.float64]]) -> Panel:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score, print the tables and draw the picture."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.degradations",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__, "benchmarks.degradations")
     parser.add_argument("-o", "--work", type=Path, required=True, help="folder of everything")
     parser.add_argument("--model", default="default")
     parser.add_argument("--only", choices=DEGRADATIONS, action="append", help="may be repeated")

@@ -8,8 +8,6 @@ Times are medians over the rounds, ratios medians (and quartiles) of each round'
 installed are named: ``pip install '.[bench]'`` brings them.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
+from benchmarks.command import parser_of, write_figures
 from benchmarks.kernels.row import Figures, Peers, Row, measure
 from benchmarks.timing import machine
 
@@ -37,11 +36,7 @@ PACKAGES += ("monai", "opencv-python-headless", "pillow", "pydicom", "SimpleITK"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0 also where a goal is missed: a figure is no test."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kernels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__, "benchmarks.kernels")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--small", action="store_true", help="little data, for a try")
@@ -65,9 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(found[-1].as_markdown() + "\n", flush=True)
     facts = machine(*PACKAGES)
     print(summary(found, facts))
-    if options.json:
-        figures = {"machine": facts, "rows": [figure.as_json() for figure in found]}
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures(options.json, {"machine": facts, "rows": [figure.as_json() for figure in found]})
     return 0
 
 

@@ -14,12 +14,11 @@ plane, volume error (area times the slices' distance), by bone and side, apart f
 their ends. Zones in doubt count nowhere; their share of the bone is stated.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.command import parser_of, write_figures
 from benchmarks.real_legs.reference import SOURCE, read_reference
 from benchmarks.real_legs.score import BoneScore, score_scan, summary, table
 from seg_core.runner import Runner
@@ -28,11 +27,7 @@ from seg_core.segment import segment
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Segment the scans and print their tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.real_legs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__, "benchmarks.real_legs")
     scans = {scan.name: scan for scan in read_reference()}
     parser.add_argument("--data", type=Path, required=True, help=f"folder of the scans: {SOURCE}")
     parser.add_argument("--model", default="default")
@@ -45,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         every += score_scan(name, found.labels, scans[name].slices)
     print(f"Outlined slices of two real adults, a development set; model {runner.spec.name}\n")
     print(f"{table(every)}\n\n{summary(every)}")
-    if chosen.json:
-        chosen.json.write_text(json.dumps([asdict(s) for s in every], indent=1) + "\n", encoding="utf-8")
+    write_figures(chosen.json, [asdict(s) for s in every])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ on the sum of the two, in which all but cortex and air is bright; its labels hol
 outlines (red), doubt (orange), points (blue) and anchors (green) on enlarged slices.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from benchmarks.command import parser_of
 from benchmarks.real_legs.outline import RAYS, Outline, find_outline
 from benchmarks.real_legs.reference import REFERENCE, SOURCE, fingerprint
 from seg_core.geometry import Geometry, Volume
@@ -133,9 +133,7 @@ def reference_entry(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw all slices."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help=f"folder of the scans: {SOURCE}")
     parser.add_argument("--out", type=Path, default=REFERENCE)
     parser.add_argument("--pictures", type=Path, help="folder for pictures to check by eye")

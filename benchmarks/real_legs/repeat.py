@@ -7,7 +7,6 @@ DSC of the new with the kept outline, outside of what was in doubt: how far two 
 and so what no score against them can be asked to exceed. It says nothing of an error that all share.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import grid_points_in_poly
 
+from benchmarks.command import parser_of
 from benchmarks.real_legs.draw import SEEDS, doubtful_zones, draw, drawn_images
 from benchmarks.real_legs.outline import Outline
 from benchmarks.real_legs.reference import SOURCE
@@ -37,9 +37,7 @@ def agreement(first: Outline, second: Outline, doubtful: Sequence[npt.NDArray[np
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw again and print how well the drawings agree."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help=f"folder of the scans: {SOURCE}")
     chosen = parser.parse_args(arguments)
     seeds = json.loads(SEEDS.read_text(encoding="utf-8"))

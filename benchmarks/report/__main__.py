@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from benchmarks.command import parser_of
 from benchmarks.report.sheet import Sheet
 from benchmarks.report.study import Setting
 from benchmarks.report.table1 import table1
@@ -23,10 +24,10 @@ from benchmarks.report.table2 import table2a, table2b, table2c, table2d
 from benchmarks.report.table3 import table3
 from benchmarks.report.table4 import table4
 from benchmarks.report.table5 import table5
-from cli.train import TrainingLine, log_epochs
+from cli.crossval import fold_line
+from cli.train import log_epochs
 from seg_core.errors import LlsError
-from trainers.crossval import Fold, FoldWatch
-from trainers.loop import Tick
+from trainers.crossval import FoldWatch
 
 TABLES: Mapping[str, Callable[[Setting, FoldWatch | None], Sheet]] = MappingProxyType(
     {
@@ -43,11 +44,7 @@ TABLES: Mapping[str, Callable[[Setting, FoldWatch | None], Sheet]] = MappingProx
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(__doc__, "benchmarks.report")
     parser.add_argument(
         "tables", nargs="+", choices=[*TABLES, "all"], metavar="TABLE", help="1, 2A ... or all"
     )
@@ -82,11 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     given["networks"] = tuple(given["networks"])
     setting = Setting(**given)
     log_epochs(quiet=False)
-    line = TrainingLine()
-
-    def watch(fold: Fold, tick: Tick) -> None:
-        line(tick, f"fold {fold.number}/{fold.folds}  ")
-
+    watch = fold_line()
     try:
         for number in TABLES if "all" in chosen else chosen:
             sheet = TABLES[number](setting, watch)
