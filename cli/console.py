@@ -44,14 +44,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     """
     lines = [list(header), *map(list, rows)]
     widths = [max(len(click.unstyle(line[c])) for line in lines) for c in range(len(header))]
-    text = []
-    for number, line in enumerate(lines):
-        cells = [
-            _pad(cell, width, c < left) for c, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        joined = "  ".join(cells).rstrip()
-        text.append(click.style(joined, dim=True) if number == 0 else joined)
-    return "\n".join(f"  {line}" for line in text)
+    first, *rest = (
+        "  ".join(_pad(cell, widths[c], c < left) for c, cell in enumerate(line)).rstrip() for line in lines
+    )
+    return "\n".join(f"  {line}" for line in (click.style(first, dim=True), *rest))
 
 
 def _pad(cell: str, width: int, left: bool) -> str:
