@@ -30,7 +30,7 @@ def tiny_spec(**changes):
     return ModelSpec(**facts | changes)
 
 
-def tiny_onnx(spec, metadata=True):
+def tiny_onnx(spec, metadata=True, grey=GREY):
     """Bytes of an ONNX model whose logits fall with the distance from each class's grey value."""
     import onnx
     from onnx import TensorProto, helper
@@ -38,7 +38,7 @@ def tiny_onnx(spec, metadata=True):
     from exporters.onnx_graph import finish
 
     classes = len(spec.classes) + 1
-    centres = np.array([0, *(GREY.get(name, 250) for name in spec.classes)], np.float32) / 255
+    centres = np.array([0, *(grey.get(name, 250) for name in spec.classes)], np.float32) / 255
     centres[0] = GREY["muscle"] / 255 / 2
     # -(x - c)^2 = 2 c x - c^2 - x^2, and x^2 is the same for all classes: a convolution with one tap.
     space = ["h", "w"] if spec.patch is None else list(spec.patch)
