@@ -313,8 +313,8 @@ class Training:
                 for tick in self._epoch(clock):
                     if watch is not None:
                         watch(tick)
-                p.epoch += 1
                 loss, dsc = self.validate()
+                p.epoch += 1
                 if loss < p.least_loss:
                     p.least_loss, p.least_loss_epoch = loss, p.epoch
                 if _mean(dsc) > p.best_dsc:
@@ -348,7 +348,8 @@ class Training:
             loss = self.engine.step(images, labels, config.learning_rate(p.epoch))
             if not np.isfinite(loss):
                 chosen = drawn_slices(draw, p.batch, cache)
-                raise _diverged(f"a loss of {loss}", p, (cache.index, chosen), (images, labels))
+                found = f"a loss of {loss} in epoch {p.epoch + 1}, batch {p.batch + 1}"
+                raise _diverged(found, (cache.index, chosen), (images, labels))
             p.loss_sum += loss
             p.batch += 1
             p.samples += config.batch
@@ -363,6 +364,11 @@ class Training:
         """Return the mean loss and the DSC of each class (classes,), counted over all slices together.
 
         A class that is neither there nor found has NaN.
+
+        Raises
+        ------
+        DivergedError
+            If a loss is NaN or infinite.
         """
         subset = fixed_subset(self.progress.validation_slices, self.config.validation_samples)
         counts, losses = np.zeros((3, len(self.index.classes)), np.int64), 0.0
@@ -370,6 +376,9 @@ class Training:
             chosen = subset[start : start + self.config.batch]
             images, labels = fixed_batch(self.validation, chosen, self.config)
             loss, found = self.engine.evaluate(images, labels)
+            if not np.isfinite(loss):
+                said = f"a validation loss of {loss} after epoch {self.progress.epoch + 1}"
+                raise _diverged(said, (self.validation.index, chosen), (images, labels))
             losses += loss * len(images)
             known = labels != IGNORED
             scores = evaluate(found * known, labels * known, len(self.index.classes), 1.0)
@@ -433,7 +442,7 @@ def describe_slices(index: CacheIndex, slices: npt.NDArray[np.int64]) -> str:
 
 
 def _diverged(
-    found: str, p: Progress, place: tuple[CacheIndex, npt.NDArray[np.int64]], batch: tuple[Images, Labels]
+    found: str, place: tuple[CacheIndex, npt.NDArray[np.int64]], batch: tuple[Images, Labels]
 ) -> DivergedError:
     """Say what to look at."""
     (index, slices), (images, labels) = place, batch
@@ -441,7 +450,7 @@ def _diverged(
     low, high = np.min(images, initial=np.inf, where=finite), np.max(images, initial=-np.inf, where=finite)
     broken = describe_slices(index, slices[~finite.all(axis=tuple(range(1, finite.ndim)))])
     return DivergedError(
-        f"{found} in epoch {p.epoch + 1}, batch {p.batch + 1}: slices {describe_slices(index, slices)};"
+        f"{found}: slices {describe_slices(index, slices)};"
         f" intensities from {low:.4g} to {high:.4g}, not all of them numbers in {broken or 'none'};"
         f" labels {', '.join(map(str, np.unique(labels)))}",
         "intensities in 0 to 1",

@@ -114,6 +114,17 @@ def test_a_loss_that_is_no_number_names_what_to_look_at(tmp_path, make_slices, m
     assert "look at these slices" in text
 
 
+def test_a_validation_loss_that_is_no_number_too(tmp_path, make_slices, make_cache, grey_engine):
+    images, labels = make_slices(8, 1)
+    images[2, 3, 4] = np.nan
+    with SliceCacheWriter(tmp_path / "v", CacheIndex((32, 64), ("tibia", "femur"), "float16")) as writer:
+        writer.append("bad", images, labels, (1.0, 1.0, 3.0))
+    sources = make_cache(tmp_path / "c", dtype="float16"), tmp_path / "v"
+    with pytest.raises(DivergedError, match=r"validation loss of nan after epoch 1.*numbers in bad: 2;"):
+        train(grey_engine, CONFIG, sources, tmp_path / "run")
+    assert not (tmp_path / "run" / BEST).exists()
+
+
 def test_some_subjects_of_a_dataset(tmp_path, make_cache, grey_engine, read_json):
     make_cache(tmp_path / "dataset" / "cache", subjects=3)
     sources = (Source(tmp_path / "dataset", ("0-0", "0-2")), Source(tmp_path / "dataset", ("0-1",)))
