@@ -148,6 +148,8 @@ class TrainConfig:
             raise UsageError(f"channels filled by {self.channel_fill!r}", "repeat or neighbours")
         if not 0 <= self.neighbour_mm < inf:
             raise UsageError(f"neighbours {self.neighbour_mm} mm apart", "0 or a distance")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"device {self.device!r}", "auto, cpu or cuda")
         if self.loss not in get_args(Loss):
             raise UsageError(f"loss {self.loss!r}", f"one of {', '.join(get_args(Loss))}")
         self._check_patch()

@@ -4,7 +4,7 @@ A trainer is a module with ``NETWORKS``, a table of `Network` by name, and ``mak
 which gives a `trainers.loop.Engine`. Importing the module imports no framework.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -45,6 +45,20 @@ class Network:
     def missing(self) -> tuple[str, ...]:
         """Packages that are not installed; imports none."""
         return tuple(package for package in self.packages if find_spec(package) is None)
+
+    def check_size(self, space: Sequence[int]) -> None:
+        """Refuse slices or patches whose axes are not multiples of ``multiple``.
+
+        Raises
+        ------
+        UsageError
+            If one is not.
+        """
+        if any(n % self.multiple for n in space):
+            size = " x ".join(map(str, space))
+            raise UsageError(
+                f"{self.about} on {size} pixels", f"multiples of {self.multiple}", "prepare the data anew"
+            )
 
 
 class Trainer(Protocol):

@@ -290,6 +290,23 @@ def test_checkpoints_that_do_not_fit(data, tmp_path):
         engine.save(tmp_path / "none" / LAST, facts, True)
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [({"patch": (8, 32, 32)}, "patches"), ({"average": 0.9}, "running mean"), ({"init": "a.onnx"}, "a.onnx")],
+)
+def test_what_pytorchs_trainer_alone_can(data, change, text):
+    with pytest.raises(UsageError, match=text):
+        make_engine(replace(CONFIG, **change), CLASSES)
+
+
+def test_slices_that_cannot_be_halved_so_often(data):
+    engine = make_engine(CONFIG, CLASSES)
+    images, labels = batch()
+    for call in (lambda x, y: engine.step(x, y, 0.1), engine.evaluate, lambda x, y: engine.predict(x)):
+        with pytest.raises(UsageError, match="multiples of 32"):
+            call(images[..., :24], labels[..., :24])
+
+
 def test_what_is_not_there(data, monkeypatch):
     import tensorflow as tf
 

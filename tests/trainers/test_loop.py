@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from seg_core.errors import ModelError, OutputError, UsageError
+from seg_core.errors import DeviceError, ModelError, OutputError, UsageError
 from trainers.augment import NONE
 from trainers.config import IGNORED, TrainConfig
 from trainers.loop import BEST, LAST, DivergedError, Training
@@ -30,6 +30,7 @@ class Small(torch.nn.Module):
             torch.nn.ReLU(),
             torch.nn.Conv2d(16, classes, 1),
         )
+        self.encoder = self.layers[:2]
 
     def forward(self, x):
         return self.layers(x)
@@ -131,9 +132,19 @@ def test_another_start_is_refused(data, tmp_path):
         train(CONFIG, *data, tmp_path / "run", resume=False)
     with pytest.raises(UsageError, match="began with"):
         train(replace(CONFIG, batch=4), *data, tmp_path / "run")
+    with pytest.raises(UsageError, match="--freeze-encoder"):
+        train(replace(CONFIG, freeze_encoder=True), *data, tmp_path / "run")
     (tmp_path / "run" / LAST).write_bytes(b"broken")
     with pytest.raises(ModelError, match="cannot be read"):
         train(CONFIG, *data, tmp_path / "run")
+
+
+def test_a_device_that_is_not_there(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no GPU"):
+        train(replace(CONFIG, device="cuda"), *data, tmp_path / "run")
+    with pytest.raises(UsageError, match="auto, cpu or cuda"):
+        replace(CONFIG, device="tpu")
 
 
 def test_it_begins_with_another_network(data, tmp_path):

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
 from trainers.config import TrainConfig
-from trainers.keras import checkpoint
+from trainers.keras import NETWORKS, checkpoint
 from trainers.keras.losses import LOSSES
 from trainers.keras.networks import build_network, freeze_encoder
 from trainers.loop import Images, Labels
+from trainers.model_file import model_file
 
 LOG = logging.getLogger(__name__)
 
@@ -30,9 +31,8 @@ if keras.backend.backend() != "tensorflow":
 class KerasEngine:
     """A network with its loss and Adam; see `trainers.loop.Engine`."""
 
-    trainer = "keras"
-
     def __init__(self, config: TrainConfig, classes: tuple[str, ...]) -> None:
+        _check(config)
         self.config, self.classes = config, classes
         _use_threads(config.threads)
         self.device = _device(config.device)
@@ -55,18 +55,21 @@ class KerasEngine:
 
     def step(self, images: Images, labels: Labels, lr: float) -> float:
         """Learn from a batch; return its loss."""
+        self._check_size(images)
         self.optimizer.learning_rate.assign(lr)
         with tf.device(self.device):
             return float(self._learn(images, labels))
 
     def evaluate(self, images: Images, labels: Labels) -> tuple[float, Labels]:
         """Return the loss of a batch and the class of each pixel."""
+        self._check_size(images)
         with tf.device(self.device):
             loss, found = self._judge(images, labels)
         return float(loss), found.numpy()
 
     def predict(self, images: Images) -> Labels:
         """Return the class of each pixel."""
+        self._check_size(images)
         with tf.device(self.device):
             found: Labels = self._find(images).numpy()
         return found
@@ -97,6 +100,9 @@ class KerasEngine:
         own = {f"optimizer/{v.path.partition('/')[2]}": v for v in self.optimizer.variables}
         return weights | {f"seed/{i}": v for i, v in enumerate(seeds)} | own
 
+    def _check_size(self, images: Images) -> None:
+        NETWORKS[self.config.network].check_size(images.shape[2:])
+
     def _learn_eagerly(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         variables = self.network.trainable_variables
         with tf.GradientTape() as tape:
@@ -115,6 +121,18 @@ class KerasEngine:
         x = tf.transpose(images, (0, 2, 3, 1))
         x = tf.repeat(x, self.config.channels // self.config.around.channels, axis=-1)
         return self.network(x, training=training)
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuse what PyTorch's trainer can and this one cannot."""
+    if config.patch is not None:
+        raise UsageError(f"{config.network} on patches of {config.patch}", "slices", "leave --patch out")
+    if config.average:
+        raise UsageError(f"a running mean that keeps {config.average}", "0", "leave --average out")
+    if model_file(config.init) is not None:
+        raise UsageError(
+            f"the model file {config.init} to begin with", "a checkpoint", "use PyTorch's trainer, or another"
+        )
 
 
 def _classes(logits: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seg_core.errors import ModelError, UsageError
+from seg_core.errors import DeviceError, ModelError, UsageError
 from trainers.config import TrainConfig
 from trainers.loop import Images, Labels
 from trainers.model_file import model_file, network_of, read_model
@@ -127,7 +127,12 @@ class TorchEngine:
         averaged = facts.pop("average", None)
         if self.average is not None and averaged is not None:
             self.average.restore(averaged)
-        self.optimizer.load_state_dict(facts.pop("optimizer"))
+        try:
+            self.optimizer.load_state_dict(facts.pop("optimizer"))
+        except ValueError as error:
+            raise UsageError(
+                f"{path}: other layers learned ({error})", fix="give or leave out --freeze-encoder as before"
+            ) from error
         self._folded = []
         torch.set_rng_state(facts.pop("rng"))
         drawn = facts.pop("cuda_rng", None)
@@ -137,11 +142,7 @@ class TorchEngine:
 
     def _inputs(self, images: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return the images as the network takes them."""
-        multiple = NETWORKS[self.config.network].multiple
-        if any(n % multiple for n in images.shape[2:]):
-            raise UsageError(
-                f"{self.config.network} on slices of {images.shape[2:]}", f"multiples of {multiple}"
-            )
+        NETWORKS[self.config.network].check_size(images.shape[2:])
         x = torch.from_numpy(images).to(self.device, non_blocking=True)
         x = x.expand(-1, self.config.channels, *x.shape[2:])
         return x.contiguous(memory_format=self._layout)
@@ -264,6 +265,14 @@ def _fill(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    """Return the device that is meant.
+
+    Raises
+    ------
+    DeviceError
+        If it is not there.
+    """
+    cuda = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not cuda:
+        raise DeviceError("PyTorch finds no GPU", fix="train on the cpu, or install torch for your CUDA")
+    return torch.device("cuda" if cuda else "cpu")
