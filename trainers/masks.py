@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from seg_core.errors import GeometryError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap
+from seg_core.kernel import kernel
 from seg_core.labels import plain_labels, sided_labels
 from seg_core.moments import label_moments
 from seg_core.nifti import is_nifti, read_labels
@@ -315,7 +315,7 @@ def onto_grid(labels: LabelMap, geometry: Geometry) -> tuple[npt.NDArray[np.uint
     return out.T, [f"labels on another grid ({shape}) were resampled by geometry"]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sample(source, matrix, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` (k, j, i) from ``source`` (k, j, i); ``matrix`` (3, 4) takes (i, j, k, 1) there."""
     slices, rows, columns = out.shape

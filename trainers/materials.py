@@ -6,10 +6,10 @@ one muscle or loop of bowel among others. To draw a slice is to look into a tabl
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from seg_core.errors import UsageError
 from seg_core.geometry import Geometry
+from seg_core.kernel import kernel
 from trainers.anatomy import Anatomy
 from trainers.draw import Drawing, Plane, draw_tissue
 from trainers.soft_tissue import Tissue
@@ -83,7 +83,7 @@ def draw_materials(
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mix(planes, factor, out):  # type: ignore[no-untyped-def]
     counts = np.zeros(256, np.int64)
     for r in range(out.shape[0]):

@@ -11,8 +11,8 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from seg_core.kernel import kernel
 from trainers.anatomy import Anatomy
 
 Array = npt.NDArray[np.float64]
@@ -346,7 +346,7 @@ def _noise_plane(noise: npt.NDArray[np.float32], z: float) -> npt.NDArray[np.flo
     return np.ascontiguousarray(plane, dtype=np.float32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _wave(noise, u, v):
     """Bilinear sample of a periodic lattice (rows, columns) at u, v."""
     rows, columns = noise.shape
@@ -359,14 +359,14 @@ def _wave(noise, u, v):
     return (1 - fv) * top + fv * ((1 - fu) * noise[r1, c0] + fu * noise[r1, c1])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _smooth_max(a, b, width):
     """Maximum with a rounded corner, so that limbs merge without a crease."""
     share = max(width - abs(a - b), 0.0) / width
     return max(a, b) + share * share * width * 0.25
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _cell(u, v, muscles, gap):
     """Return the nearest muscle, its distance, and whether the point lies in the gap between two."""
     best, second, index = 1e9, 1e9, 0
@@ -379,7 +379,7 @@ def _cell(u, v, muscles, gap):
     return index, best, second - best < gap
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _legs(x, y, outlines, walls, apart, width):
     """Depth in the legs, the leg's number, and the place in its own coordinates (1 is its outline)."""
     depth, best, second, part, pu, pv = -1e9, -1e9, -1e9, -1, 0.0, 0.0
@@ -402,7 +402,7 @@ def _legs(x, y, outlines, walls, apart, width):
     return depth, part, pu, pv
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fill_plane(xs, ys, outside, arm, outlines, walls, muscles, vessels, trunk, trunk_muscles, noise, sizes):
     skin, _, noise_mm, scale = sizes
     rows, columns = ys.size, xs.size
@@ -447,7 +447,7 @@ def _fill_plane(xs, ys, outside, arm, outlines, walls, muscles, vessels, trunk, 
     return tissue, shade
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _in_limb(u, v, w0, w1, outline, muscles, vessels, sizes):
     """Vessel, muscle, the gap between two, or the fat that remains around small ones."""
     for k in range(vessels.shape[0]):
@@ -459,7 +459,7 @@ def _in_limb(u, v, w0, w1, outline, muscles, vessels, sizes):
     return (4 if between else 3), index + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _in_trunk(u, v, w0, w1, trunk, muscles, sizes):
     """Cavity with loops of bowel in front of the spine; muscles around."""
     cavity = np.hypot(u / 0.66, (v - 0.16) / 0.66)
