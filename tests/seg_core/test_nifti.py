@@ -207,6 +207,26 @@ def test_truncated(tmp_path, name, keep):
         read_volume(path)
 
 
+def test_every_changed_byte_of_a_compressed_file_is_noticed(tmp_path):
+    array = np.random.default_rng(0).integers(0, 9, (20, 20, 20)).astype(np.uint8)
+    path = save(tmp_path / "a.nii.gz", array)
+    data = path.read_bytes()
+    noticed = 0
+    places = range(500, len(data), 97)
+    for place in (*places, len(data) - 6):  # at the end lie checksum and length
+        changed = bytearray(data)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        try:
+            assert np.array_equal(read_volume(path).array, array)
+        except ScanError:
+            noticed += 1
+    assert noticed == len(places) + 1
+    path.write_bytes(data[:-4])
+    with pytest.raises(ScanError, match="truncated or damaged"):
+        read_volume(path)
+
+
 def test_no_nifti(tmp_path):
     with pytest.raises(ScanError, match="is not there"):
         read_volume(tmp_path / "a.nii")
