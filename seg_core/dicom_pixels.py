@@ -120,7 +120,9 @@ def _frames(path: Path, planes: Sequence[Plane]) -> Iterator[npt.NDArray[Any]]:
             if frames is None:
                 # pydicom looks for a file's pixels without inflating it first
                 source = dcmread(path) if syntax == DeflatedExplicitVRLittleEndian else path
-                frames = iter_pixels(source, indices=indices, raw=True, transfer_syntax_uid=UID(syntax))
+                # unused bits are corrected below: pydicom takes the lowest for those stored
+                options = {"transfer_syntax_uid": UID(syntax), "correct_unused_bits": False}
+                frames = iter_pixels(source, indices=indices, raw=True, **options)
             pixels = next(frames)
         except PermissionError as error:
             raise ScanError(f"no permission to read {path.name}") from error

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from scipy.spatial.transform import Rotation
 
 from seg_core.dicom import Series, choose_series, find_series, read_series, search
@@ -130,12 +130,21 @@ def test_eight_bits(tmp_path):
 
 
 @pytest.mark.parametrize("signed", [0, 1])
-def test_bits_beyond_those_stored_do_not_count(tmp_path, signed):
+@pytest.mark.parametrize("high_bit", [11, 13, 15])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+def test_bits_beyond_those_stored_do_not_count(tmp_path, signed, high_bit, syntax):
     paths, _ = write(tmp_path, make_volume((4, 4, 2), np.uint16))
     raw = np.random.default_rng(1).integers(0, 1 << 16, (2, 4, 4)).astype(np.uint16)
+    little = syntax != ExplicitVRBigEndian
     for path, plane in zip(paths, raw, strict=True):
-        edit(path, BitsStored=12, HighBit=11, PixelRepresentation=signed, PixelData=plane.tobytes())
-    expected = (raw & 0xFFF).astype(int)
+        dataset = pydicom.dcmread(path)
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, high_bit, signed
+        dataset.PixelData = plane.tobytes() if little else plane.byteswap().tobytes()
+        if syntax == RLELossless:
+            dataset.compress(syntax)
+        dataset.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=little)
+    expected = (raw >> (high_bit - 11) & 0xFFF).astype(int)
     if signed:
         expected[expected >= 2048] -= 4096
     assert np.array_equal(read(tmp_path).array.T, expected)
