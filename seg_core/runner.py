@@ -1,9 +1,10 @@
 """Runs any network from its ONNX file and the description inside it."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -308,13 +309,31 @@ def _import_runtime() -> Any:
             f"pip uninstall {' '.join(installed)}, then install the one that you want",
         )
     try:
-        import onnxruntime
+        with _no_telemetry():
+            import onnxruntime
     except ImportError as error:
         raise MissingPackageError(
             f"ONNX Runtime cannot be imported: {error}",
             fix="pip install 'lls[cpu]' (or 'lls[gpu]', 'lls[openvino]')",
         ) from error
     return onnxruntime
+
+
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Keep ONNX Runtime from telling its makers of its use, unless the user has chosen.
+
+    Its official packages do since 1.32, and look at this variable when they are imported.
+    """
+    name = "ORT_DISABLE_TELEMETRY"
+    chosen = name in os.environ
+    if not chosen:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if not chosen:
+            del os.environ[name]
 
 
 def _wanted(device: str, offered: list[str]) -> list[str]:

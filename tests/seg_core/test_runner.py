@@ -1,4 +1,6 @@
 import hashlib
+import os
+import subprocess
 import sys
 from importlib import metadata
 from types import SimpleNamespace
@@ -190,6 +192,23 @@ def test_two_runtimes_in_one_folder_are_named(band_model, monkeypatch):
     monkeypatch.setattr(metadata, "distribution", lambda name: SimpleNamespace(version="1"))
     with pytest.raises(MissingPackageError, match="pip uninstall onnxruntime onnxruntime-gpu"):
         Runner(band_model())
+
+
+def test_nobody_is_told_that_a_network_runs(band_model, tmp_path):
+    home, model = tmp_path / "home", tmp_path / "m.onnx"
+    home.mkdir()
+    model.write_bytes(band_model())
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        environment[name] = str(home)
+    program = (
+        "import os, sys; from seg_core.runner import Runner; Runner(sys.argv[1], 'cpu');"
+        "print('ORT_DISABLE_TELEMETRY' in os.environ)"
+    )
+    command = [sys.executable, "-c", program, str(model)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"  # the program's own surroundings are left alone
+    assert list(home.rglob("*")) == []  # where the runtime would keep an identifier and what it sends
 
 
 def test_no_runtime_names_the_extras(band_model, monkeypatch):
