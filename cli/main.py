@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -140,5 +141,10 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> Any:
     """Run `lls` as a program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what its encoding does not
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
+    # Also for programs that lls starts and for exporters: ONNX Runtime tells nobody of its use.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.exit(run())

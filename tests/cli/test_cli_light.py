@@ -20,6 +20,17 @@ def test_nothing_heavy_is_loaded(code):
     assert result.stdout.splitlines()[-1] == "loaded []"
 
 
+def test_a_program_of_its_own():
+    """Names that the terminal cannot show do not stop it, and ONNX Runtime tells nobody of its use."""
+    code = (
+        "import os, cli.main as m;"
+        "m.run = lambda: print('\\udcfc', os.environ['ORT_DISABLE_TELEMETRY']) or 0;"
+        "m.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "\\udcfc 1\n"
+
+
 def test_help_lists_every_command():
     result = subprocess.run(
         [sys.executable, "-m", "cli", "--help"], capture_output=True, text=True, check=True
