@@ -1,5 +1,6 @@
 """What the output files of each scan are called, decided by its path before it is read."""
 
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 
 def output_name(path: Path) -> str:
     """Return the file's stem; ``scan`` for a folder or zip, which are often called after the patient."""
-    if path.suffix.lower() == ".zip" or path.is_dir() or (not path.suffix and zipfile.is_zipfile(path)):
+    if path.suffix.lower() == ".zip" or os.path.isdir(path) or (not path.suffix and zipfile.is_zipfile(path)):
         return "scan"
     name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
     return Path(name).stem or "scan"
@@ -25,10 +26,14 @@ def output_names(paths: Sequence[Path], name: str | None = None) -> list[str]:
     from seg_core.errors import UsageError
 
     if name is not None and (
-        not name or Path(name).name != name or name.startswith(".") or set(name) & set('\\:*?"<>|')
+        not name
+        or not name.isprintable()
+        or Path(name).name != name
+        or name.startswith(".")
+        or set(name) & set('\\:*?"<>|')
     ):
         raise UsageError(f"the name {name!r}", "a plain name such as leg1, without folders")
-    wanted = [name or output_name(path) for path in paths]
+    wanted = [_printable(name or output_name(path)) for path in paths]
     # Compared without case, as some file systems do.
     shared = Counter(one.casefold() for one in wanted)
     taken = {one for one, count in shared.items() if count == 1}
@@ -41,3 +46,8 @@ def output_names(paths: Sequence[Path], name: str | None = None) -> list[str]:
         taken.add(unique.casefold())
         names.append(unique)
     return names
+
+
+def _printable(name: str) -> str:
+    """Put a line for bytes of a file's name that are no text, which reports cannot hold, and controls."""
+    return "".join(c if c.isprintable() else "_" for c in name)

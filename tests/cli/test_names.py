@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ def test_a_folder_never_gives_its_name(tmp_path):
     assert output_name(tmp_path / "Doe_Jane") == "scan"
 
 
+def test_bytes_that_are_no_text_become_lines():
+    scans = [Path(os.fsdecode(b"M\xfcller.nii.gz")), Path("M\u00fcller.nii"), Path("a\nb.nii")]
+    assert output_names(scans) == ["M_ller", "M\u00fcller", "a_b"]
+
+
 def test_shared_names_are_numbered():
     paths = [Path("a/leg.nii"), Path("b/Leg.nii.gz"), Path("other.nii"), Path("leg-1.nii")]
     assert output_names(paths) == ["leg-2", "Leg-3", "other", "leg-1"]
@@ -32,7 +38,7 @@ def test_shared_names_are_numbered():
     assert output_names(paths[:1], "x") == ["x"]
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", ".x", "a\\b", "c:"])
+@pytest.mark.parametrize("name", ["a/b", "..", "", ".x", "a\\b", "c:", "a\nb"])
 def test_a_name_that_leads_elsewhere_is_refused(name):
     with pytest.raises(UsageError):
         output_names([Path("leg.nii")], name)
