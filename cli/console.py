@@ -4,9 +4,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
+
+# Whether a file can be read is found out, and said, by what reads it.
+PATH = click.Path(path_type=Path, readable=False)
 
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."

@@ -4,27 +4,25 @@ from pathlib import Path
 
 import click
 
-from cli.console import debug_option, warn
+from cli.console import PATH, debug_option, warn
 
 
 @click.command()
-@click.argument("scan", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="FILE.nii.gz or .nii.")
+@click.argument("scan", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="FILE.nii.gz or .nii.")
 @click.option("--series", help="Number, UID or part of the description of the series that is meant.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @debug_option
 def convert(scan: Path, output: Path, series: str | None, overwrite: bool) -> None:
     """Write SCAN as it was read: stored values times slope plus intercept, nothing else changed."""
-    from seg_core.errors import OutputError, UsageError
+    from seg_core.errors import UsageError
     from seg_core.nifti import is_nifti, write_volume
+    from seg_core.output import check_new_file
     from seg_core.scan import read_scan
 
     if not is_nifti(output):
         raise UsageError(f"an output called {output.name}", "FILE.nii.gz or FILE.nii")
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists already", fix="choose another name, or add --overwrite")
-    if not output.parent.is_dir():
-        raise OutputError(f"{output.parent} is no folder", "a folder that is there", "make it first")
+    check_new_file(output, overwrite)
     found = read_scan(scan, series)
     for text in (*found.warnings, *write_volume(output, found.volume)):
         warn(text)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import debug_option, json_option, number, print_json, table
+from cli.console import PATH, debug_option, json_option, number, print_json, table
 from cli.train import TrainingLine, configure, log_epochs, training_options
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
+@click.argument("data", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="Folder of the results.")
 @click.option("--folds", type=int, help="Groups of subjects; by default each subject alone is held out.")
 @training_options
 @json_option

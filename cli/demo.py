@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from cli.console import Progress, debug_option
+from cli.console import PATH, Progress, debug_option
 
 # Half the resolution of a real scan, so that it takes a minute and not five.
 _SEED, _SIZE, _PIXEL_MM, _SLICE_MM = 7, 256, 1.875, 4.0
 
 
 @click.command()
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder to make.")
 @click.option("--model", default="default", show_default=True, help="The network: an ONNX file of lls.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier demo.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")

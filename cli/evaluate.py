@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import debug_option, json_option, number, print_json, table
+from cli.console import PATH, debug_option, json_option, number, print_json, table
 
 if TYPE_CHECKING:
     from seg_core.geometry import LabelMap
@@ -21,10 +21,8 @@ _SURFACE_SUMMARY = ("hd95_mean_mm", "hd95_sd_mm", "assd_mean_mm", "assd_sd_mm")
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PRED TRUTH ...")
-@click.option(
-    "--csv", "csv_file", type=click.Path(path_type=Path), help="Write a line a pair and bone there."
-)
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="PRED TRUTH ...")
+@click.option("--csv", "csv_file", type=PATH, help="Write a line a pair and bone there.")
 @click.option("--surface", is_flag=True, help="Measure surface distances too: HD95 and their mean, in mm.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing CSV file.")
 @json_option
@@ -38,13 +36,14 @@ def evaluate(
     nothing. Several pairs give mean and standard deviation too; a bone that
     is in neither file of a pair is left out of them (of surface distances: in one of the two only).
     """
-    from seg_core.errors import OutputError, UsageError
+    from seg_core.errors import UsageError
     from seg_core.metrics import summarise
+    from seg_core.output import check_new_file
 
     if len(files) % 2:
         raise UsageError(f"{len(files)} files", "pairs: PRED TRUTH [PRED TRUTH ...]")
-    if csv_file is not None and csv_file.exists() and not overwrite:
-        raise OutputError(f"{csv_file} exists already", fix="choose another name, or add --overwrite")
+    if csv_file is not None:
+        check_new_file(csv_file, overwrite)
     names, scores = score_pairs([(files[n], files[n + 1]) for n in range(0, len(files), 2)], surface)
     pairs = [
         {"prediction": str(files[2 * n]), "truth": str(files[2 * n + 1]), "bones": records(names, score)}

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from cli.console import debug_option, json_option, print_json
+from cli.console import PATH, debug_option, json_option, print_json
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=PATH)
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "int8", "fp16"]),
@@ -22,7 +22,7 @@ from cli.console import debug_option, json_option, print_json
     "--scan",
     "scans",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Of --precision, may be repeated: a scan on which the twin is calibrated and compared; by default "
     "--slices, or four that are drawn.",
 )
@@ -31,7 +31,7 @@ from cli.console import debug_option, json_option, print_json
 )
 @click.option(
     "--from-nnunet",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER",
     help="Instead of RUN: a model folder that nnU-Net v2 trained (plans.json, dataset.json, fold_*).",
 )
@@ -54,7 +54,7 @@ from cli.console import debug_option, json_option, print_json
     show_default=True,
     help="Of --from-nnunet: where i, j, k of the training scans run to, which nnU-Net does not say.",
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model file, .onnx.")
+@click.option("-o", "--output", required=True, type=PATH, help="The model file, .onnx.")
 @click.option("--name", default="", help="The network's name; by default that of its architecture.")
 @click.option(
     "--weights",
@@ -65,7 +65,7 @@ from cli.console import debug_option, json_option, print_json
 )
 @click.option(
     "--slices",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Prepared slices on which the file is compared with the framework; by default the run's own.",
 )
 @json_option

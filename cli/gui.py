@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.console import debug_option
+from cli.console import PATH, debug_option
 
 
 @click.command()
@@ -20,12 +20,12 @@ from cli.console import debug_option
     "--root",
     "roots",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder that the page may look into, may be repeated; by default the home folder.",
 )
 @click.option(
     "--store",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Where jobs and results are kept; by default a folder of the user's own.",
 )
 @click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")

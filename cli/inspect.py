@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from cli.console import debug_option, json_option, print_json, table
+from cli.console import PATH, debug_option, json_option, print_json, table
 
 
 @click.command()
-@click.argument("scan", type=click.Path(path_type=Path))
+@click.argument("scan", type=PATH)
 @click.option("--series", help="As for `lls segment`: a number in this listing, UID, or part of a name.")
 @json_option
 @debug_option

@@ -114,8 +114,9 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
     LlsError
         Typed by what went wrong; nothing has been written then.
     """
-    planned = [f"{name}_{end}" for end in ("dseg.nii.gz", "dseg.json", "statistics.csv", "report.json")]
-    planned += [f"{name}_report.html"] * settings.html
+    ends = ["dseg.nii.gz", "dseg.json", "statistics.csv", "preview.png", "report.json"]
+    ends += ["confidence.nii.gz"] * settings.options.confidence + ["report.html"] * settings.html
+    planned = [f"{name}_{end}" for end in ends]
     check_free(settings.target, name, planned, settings.overwrite)
     clock = _Clock(progress)
     with clock.step(

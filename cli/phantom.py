@@ -5,16 +5,16 @@ from typing import Any
 
 import click
 
-from cli.console import debug_option
+from cli.console import PATH, debug_option
 
 
 @click.command()
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder to make.")
 @click.option("--seed", default=0, show_default=True, help="Of everything that is drawn.")
 @click.option(
     "--subject", type=click.IntRange(0, 25), help="One of the 26 measured subjects instead of a draw."
 )
-@click.option("--bones", type=click.Path(path_type=Path), help="Folder of meshes: right_tibia.ply ...")
+@click.option("--bones", type=PATH, help="Folder of meshes: right_tibia.ply ...")
 @click.option("--stature", "stature_cm", type=float, help="Height of the body in cm.")
 @click.option("--scale", type=float, help="Factor on the adult bones, instead of a stature.")
 @click.option("--size", default=512, show_default=True, help="Rows and columns.")

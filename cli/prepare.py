@@ -6,17 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import debug_option, json_option, make_progress, print_json, progress_option, table, warn
+from cli.console import (
+    PATH,
+    debug_option,
+    json_option,
+    make_progress,
+    print_json,
+    progress_option,
+    table,
+    warn,
+)
 
 if TYPE_CHECKING:
     from trainers.prepare import Outcome, PrepareConfig, Prepared
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command()
-@click.argument("subjects", nargs=-1, required=True, type=_PATH, metavar="SUBJECT...")
-@click.option("-o", "--output", required=True, type=_PATH, help="Folder of the dataset; added to if there.")
+@click.argument("subjects", nargs=-1, required=True, type=PATH, metavar="SUBJECT...")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder of the dataset; added to if there.")
 @click.option("--size", type=int, help="Rows and columns of every slice: 512, 400 or 256 (the default).")
 @click.option("--pixel-mm", type=float, help="Millimetres a pixel of every slice, instead of --size.")
 @click.option(

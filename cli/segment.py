@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import (
+    PATH,
     debug_option,
     json_option,
     make_progress,
@@ -21,16 +22,15 @@ if TYPE_CHECKING:
     from cli.job import Result, Settings
     from seg_core.runner import Runner
 
-_PATH = click.Path(path_type=Path)
 Outcome = tuple["Result | None", "Exception | None"]
 """Of one scan: what was written, and what is wrong; both under --strict."""
 
 
 @click.command()
-@click.argument("scans", nargs=-1, type=_PATH, metavar="SCAN...")
-@click.option("-i", "--input", "more_scans", multiple=True, type=_PATH, help="A scan; the same as SCAN.")
+@click.argument("scans", nargs=-1, type=PATH, metavar="SCAN...")
+@click.option("-i", "--input", "more_scans", multiple=True, type=PATH, help="A scan; the same as SCAN.")
 @click.option(
-    "-o", "--output", required=True, type=_PATH, help="Folder for the results; made where it is missing."
+    "-o", "--output", required=True, type=PATH, help="Folder for the results; made where it is missing."
 )
 @click.option("--model", default="default", show_default=True, help="The network: an ONNX file of lls.")
 @click.option(

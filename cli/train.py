@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from cli.console import debug_option, json_option, print_json, progress_option, table, write_progress
+from cli.console import PATH, debug_option, json_option, print_json, progress_option, table, write_progress
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -167,13 +167,13 @@ def _ready(network: "Network") -> str:
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--validation", type=click.Path(path_type=Path), help="Another dataset to choose by.")
+@click.argument("data", type=PATH)
+@click.option("--validation", type=PATH, help="Another dataset to choose by.")
 @click.option(
     "--validation-subject", "chosen", multiple=True, metavar="NAME",
     help="Subject of DATA to choose by instead of learning from; may be repeated.",
 )  # fmt: skip
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder of the run.")
 @click.option("--resume/--no-resume", default=True, help="Go on with a run that is there (the default).")
 @training_options
 @progress_option

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.checks import refuse_values
-from seg_core.errors import MemoryLimitError, OutputError, ScanError, UsageError
+from seg_core.errors import MemoryLimitError, ScanError, UsageError
 from seg_core.geometry import FloatArray, Geometry, LabelMap, Volume
+from seg_core.output import output_error
 
 _UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # codes other than millimetres, 2
 _WRITABLE = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "float32", "float64")
@@ -204,7 +205,7 @@ def write_label_table(path: Path, labels: Mapping[int, str]) -> None:
     try:
         path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise output_error(error, path) from error
 
 
 def read_label_table(path: Path) -> dict[int, str]:
@@ -225,14 +226,14 @@ def read_label_table(path: Path) -> dict[int, str]:
 def _load(path: Path) -> Any:
     import nibabel
 
-    if not path.is_file():
-        raise ScanError(f"{path} is not there", "a NIfTI file", "check the path")
     try:
-        image = nibabel.load(path, mmap=False)
+        image = nibabel.load(path, mmap=False) if path.is_file() else None
     except PermissionError as error:
         raise ScanError(f"no permission to read {path.name}", fix="change the file's permissions") from error
     except Exception as error:  # nibabel raises anything on damaged headers
         raise _damaged(path) from error
+    if image is None:
+        raise ScanError(f"{path} is not there", "a NIfTI file", "check the path")
     if not isinstance(image, nibabel.Nifti1Pair):
         raise ScanError(f"{path.name} is a {type(image).__name__}", "NIfTI")
     return image
@@ -349,7 +350,7 @@ def _write(path: Path, array: npt.NDArray[Any], geometry: Geometry, intent: int)
                 file.write(np.ascontiguousarray(array[:, :, k : k + _SLAB].T, dtype=little).tobytes())
         os.replace(part, path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise output_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -384,9 +385,3 @@ def _header(array: npt.NDArray[Any], geometry: Geometry, intent: int) -> tuple[A
         return header, ()
     header.set_qform(None, code=0)
     return header, ("the affine is sheared, which a qform cannot say: written as sform alone",)
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write {path}: {error.strerror or error}", "a place to write to", "choose another folder"
-    )

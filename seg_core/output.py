@@ -53,6 +53,8 @@ def staged_output(target: str | Path, name: str, overwrite: bool = False) -> Ite
         _move_into_place(stage, target, name, overwrite)
     except OSError as error:
         raise output_error(error, target) from error
+    except OutputError as error:  # which may speak of the temporary folder
+        raise OutputError(*(text.replace(str(stage), str(target)) for text in error.args)) from error
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
@@ -77,12 +79,46 @@ def check_free(target: str | Path, name: str, files: Sequence[str], overwrite: b
     Raises
     ------
     OutputError
-        If the target is a file, or one of the files exists and may not be replaced.
+        If the target is a file or no place to write to, or one of the files exists and may not be replaced.
     """
     target = Path(target)
-    for folder in (target, *target.parents):
-        if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder} is a file", "a folder", "choose another folder")
+    try:
+        _refuse_closed(target)
+        _refuse_existing(target, name, files, overwrite)
+    except OSError as error:
+        raise output_error(error, target) from error
+
+
+def check_new_file(path: Path, overwrite: bool = False) -> None:
+    """Refuse, before any work, one file that could not be written.
+
+    Raises
+    ------
+    OutputError
+        If it exists and may not be replaced, or its folder is not there or not to be written to.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"{path.parent} is no folder", "a folder that is there", "make it first")
+        _refuse_closed(path.parent)
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder", "the name of a file")
+        if os.path.lexists(path) and not overwrite:
+            raise OutputError(f"{path} exists already", fix="choose another name, or add --overwrite")
+    except OSError as error:
+        raise output_error(error, path) from error
+
+
+def _refuse_closed(target: Path) -> None:
+    """Refuse a folder that is a file, lies below one, or may not be written to or made."""
+    there = next((folder for folder in (target, *target.parents) if folder.exists()), Path())
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file", "a folder", "choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise output_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), target)
+
+
+def _refuse_existing(target: Path, name: str, files: Sequence[str], overwrite: bool) -> None:
     replaceable = earlier_outputs(target, name) if overwrite else frozenset()
     for file in files:
         path = target / file
@@ -110,7 +146,7 @@ def write_whole(path: str | Path, text: str) -> None:
         If it cannot be written.
     """
     with whole_file(Path(path)) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))  # a file's name may hold what is no text
 
 
 @contextmanager

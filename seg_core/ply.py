@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.errors import OutputError, ScanError
+from seg_core.errors import ScanError
+from seg_core.output import output_error
 
 Space = Literal["lps", "ras"]
 FloatArray = npt.NDArray[np.float64]
@@ -152,7 +153,7 @@ def write_ply(path: str | Path, mesh: Mesh, space: Space = "lps") -> None:
     try:
         Path(path).write_bytes(header.encode("ascii") + vertices.tobytes() + faces.tobytes())
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+        raise output_error(error, path) from error
 
 
 def read_ply(path: str | Path, space: Space | None = None) -> Mesh:

@@ -1,7 +1,9 @@
 """Each bad input: its typed error, its exit code, what to do, and nothing half-written."""
 
 import errno
+import os
 import zipfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -197,6 +199,73 @@ def test_a_file_where_the_folder_should_be(lls, scan, tiny_model, tmp_path):
         assert code == 10
         assert "is a file" in err
     assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """A folder with a scan that nobody, not even root, may read, write or look into."""
+    folder, stat, access = tmp_path / "closed", Path.stat, os.access
+    folder.mkdir()
+    (folder / "leg.nii.gz").write_bytes(b"")
+
+    def refuse(path, *args, **kwargs):
+        if folder in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: "closed" not in str(path) and access(path, mode))
+    return folder
+
+
+def test_no_permission_to_read(lls, closed, tiny_model, tmp_path):
+    scan = closed / "leg.nii.gz"
+    for call in (
+        ["segment", scan, "-o", tmp_path / "out", "--model", tiny_model],
+        ["inspect", scan],
+        ["convert", scan, "-o", tmp_path / "out.nii"],
+        ["evaluate", scan, scan],
+    ):
+        code, _, err = lls(*call)
+        assert code == 3
+        assert "error: no permission to read" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["closed"]
+
+
+def test_no_permission_to_write_is_said_before_any_work(lls, closed, tiny_model, tmp_path):
+    nowhere = tmp_path / "no scan"  # which nobody gets to
+    for call in (
+        ["segment", nowhere, "-o", closed, "--model", tiny_model],
+        ["segment", nowhere, "-o", closed / "new" / "out", "--model", tiny_model],
+        ["convert", nowhere, "-o", closed / "out.nii"],
+        ["evaluate", nowhere, nowhere, "--csv", closed / "out.csv"],
+    ):
+        code, _, err = lls(*call)
+        assert code == 10
+        assert "error: no permission to write" in err
+        assert "what to do: choose a folder that you may write to" in err
+
+
+@pytest.mark.parametrize("there", ["preview.png", "confidence.nii.gz", "report.html"])
+def test_every_file_in_the_way_is_found_before_any_work(lls, tiny_model, tmp_path, there):
+    (tmp_path / f"leg_{there}").write_text("mine")
+    call = ["segment", tmp_path / "leg.nii", "-o", tmp_path, "--model", tiny_model, "--confidence", "--html"]
+    code, _, err = lls(*call)  # the scan is not even there
+    assert code == 10
+    assert f"leg_{there} exists already" in err
+
+
+@pytest.mark.parametrize("where", ["nifti.os.replace", "ply.Path.write_bytes"])
+def test_a_full_disk_is_said_in_the_users_own_words(lls, scan, tiny_model, tmp_path, monkeypatch, where):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"seg_core.{where}", full)
+    code, _, err = lls("segment", scan, "-o", tmp_path / "out", "--model", tiny_model, "-q")
+    assert code == 10
+    assert err.startswith(f"error: no space left for {tmp_path / 'out'}/leg_")
+    assert "what to do: free some space" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
