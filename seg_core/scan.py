@@ -102,9 +102,7 @@ def read_scan(path: str | Path, series: str | None = None) -> Scan:
     with _opened(path) as found:
         if isinstance(found, dicom.Found):
             return _read_dicom(_dicom_name(path), found, series)
-        if series is not None:
-            raise UsageError(f"series {series!r} asked for in {found.name}", "a DICOM scan", "leave it out")
-        image = nifti.read_image(found)
+        image = _read_nifti(found, series)
         facts = _geometry_facts(image.volume.geometry) | {"type": image.volume.array.dtype.name}
         warnings = image.warnings + _single_slice(image.volume.geometry.shape[2])
         return Scan(image.volume, nifti.stem(found), "nifti", facts, None, warnings)
@@ -117,7 +115,7 @@ def inspect_scan(path: str | Path, series: str | None = None) -> Inspection:
     """
     with _opened(Path(path)) as found:
         if isinstance(found, Path):
-            image = nifti.read_image(found)
+            image = _read_nifti(found, series)
             facts = {"number": 1, "type": image.volume.array.dtype.name, "warnings": list(image.warnings)}
             entry = facts | _geometry_facts(image.volume.geometry)
             return Inspection("nifti", (entry,), 1, "the only image", None, 0)
@@ -150,6 +148,12 @@ def middle_slices(path: str | Path) -> dict[int, npt.NDArray[Any]]:
             with suppress(LlsError):
                 slices[series.number] = dicom_pixels.decode([series.planes[series.n_slices // 2]])[0]
         return slices
+
+
+def _read_nifti(path: Path, series: str | None) -> nifti.NiftiImage:
+    if series is not None:
+        raise UsageError(f"series {series!r} asked for in {path.name}", "a DICOM scan", "leave it out")
+    return nifti.read_image(path)
 
 
 def _read_dicom(name: str, found: dicom.Found, wanted: str | None) -> Scan:
@@ -259,7 +263,8 @@ def _unpack(path: Path, folder: Path) -> None:
     """Unpack every file into a numbered folder of its own, so that no name can lead elsewhere."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir()]
+            # A name of nothing or of dots alone, which only a forged zip has, is no file's.
+            members = [m for m in archive.infolist() if PurePosixPath(m.filename).name and not m.is_dir()]
             for member in members:
                 _refuse_member(path, member)
             needed, free = sum(m.file_size for m in members), shutil.disk_usage(folder).free
@@ -283,7 +288,7 @@ def _unpack(path: Path, folder: Path) -> None:
 def _refuse_member(path: Path, member: zipfile.ZipInfo) -> None:
     parts = PurePosixPath(member.filename.replace("\\", "/"))
     link = (member.external_attr >> 16) & 0o170000 == _SYMLINK
-    if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0] or link:
+    if parts.is_absolute() or ".." in parts.parts or ":" in "".join(parts.parts[:1]) or link:
         raise ScanError(
             f"{path.name} holds an entry that leads out of it ({member.filename})",
             "files below the zip's own folder",

@@ -138,6 +138,16 @@ def test_zip_that_leads_out_of_itself(folder, tmp_path):
         assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["", ".", ".\\"])
+def test_a_zip_with_an_entry_without_a_name(folder, volume, tmp_path, name):
+    path = pack(folder, tmp_path / "a.zip")
+    nameless = zipfile.ZipInfo("a")
+    nameless.filename = name
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(nameless, b"")
+    assert np.array_equal(read_scan(path).volume.array, volume.array)
+
+
 def test_zip_that_is_encrypted_damaged_or_too_big(folder, tmp_path, monkeypatch):
     path = pack(folder, tmp_path / "a.zip")
     data = path.read_bytes()
@@ -240,6 +250,9 @@ def test_inspect_nifti(tmp_path, volume):
     assert inspection.entries[0]["shape"] == [6, 5, 4]
     with pytest.raises(ScanError, match="is not there"):
         inspect_scan(tmp_path / "b.nii")
+    for look in (inspect_scan, read_scan):
+        with pytest.raises(UsageError, match=r"series '2' asked for in a\.nii"):
+            look(tmp_path / "a.nii", "2")
 
 
 def test_middle_slices_of_dicom_and_nifti(folder, volume, tmp_path):
