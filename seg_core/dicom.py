@@ -16,7 +16,10 @@ from seg_core.dicom_plain import read_plain
 from seg_core.errors import GeometryError, LlsError, ScanError
 from seg_core.geometry import Volume
 
-_WATER = re.compile(r"water(?![ _-]*(sat|sup))|(?<![a-z0-9])(w|wat)(?![a-z0-9])", re.IGNORECASE)
+# "w" alone too, but not that of "T1-w", "PD w" or "w/o contrast"
+_WATER = re.compile(
+    r"water(?![ _-]*(sat|sup))|(?<![a-z0-9])(?<!(?:t[12]|pd|2\*)[ _-])(w|wat)(?![a-z0-9/])", re.IGNORECASE
+)
 _SURVEY = re.compile(r"locali[sz]er|scout|survey|3[ _-]?plane|three[ _-]?plane", re.IGNORECASE)
 
 

@@ -418,6 +418,11 @@ def test_echoes_and_image_types_of_one_series_are_told_apart(tmp_path):
         ("t2 watersat", (), False),
         ("t1_vibe_dixon_F", FAT, False),
         ("tra W1 low", ("M",), False),
+        ("T1-W TSE tra", (), False),
+        ("T2* w", (), False),
+        ("pd_w spair", (), False),
+        ("t1 tra w/o contrast", (), False),
+        ("T1 dixon tra w", (), True),
     ],
 )
 def test_names_of_water(tmp_path, description, image_type, water):
