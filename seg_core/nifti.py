@@ -23,7 +23,7 @@ from seg_core.geometry import FloatArray, Geometry, LabelMap, Volume
 from seg_core.output import output_error
 
 _UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # codes other than millimetres, 2
-_WRITABLE = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+_WRITABLE = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
 _SAME_MM = 0.01  # a quaternion in float32 is that exact over two metres
 _LABEL_INTENT = 1002
 _DATA_OFFSET = 352

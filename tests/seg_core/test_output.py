@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from seg_core.errors import OutputError
-from seg_core.output import check_free, earlier_outputs, staged_output
+from seg_core.output import check_free, earlier_outputs, staged_output, write_whole
 
 
 def write_run(target, name="leg", text="new", files=("leg_dseg.nii.gz",), overwrite=False):
@@ -121,6 +121,11 @@ def test_a_failure_while_moving_puts_everything_back(tmp_path, monkeypatch, erro
     with pytest.raises((OutputError, KeyboardInterrupt)):
         write_run(tmp_path, files=files, overwrite=True)
     assert tree(tmp_path) == before
+
+
+def test_a_file_whose_text_names_what_is_no_text(tmp_path):
+    write_whole(tmp_path / "a.csv", "M\udcfcller, M\u00fcller")
+    assert (tmp_path / "a.csv").read_bytes() == b"M\\udcfcller, M\xc3\xbcller"
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
