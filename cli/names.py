@@ -32,7 +32,7 @@ def output_names(paths: Sequence[Path], name: str | None = None) -> list[str]:
         or name.startswith(".")
         or set(name) & set('\\:*?"<>|')
     ):
-        raise UsageError(f"the name {name!r}", "a plain name such as leg1, without folders")
+        raise UsageError(f"the name {name!r}", "a plain name such as leg1, without folders", "choose another")
     wanted = [_printable(name or output_name(path)) for path in paths]
     # Compared without case, as some file systems do.
     shared = Counter(one.casefold() for one in wanted)

@@ -34,4 +34,8 @@ def refuse_values(array: npt.NDArray[Any], name: str) -> None:
             )
     low, high = array.min(), array.max()
     if low == high:
-        raise ScanError(f"{name}: every voxel has the value {low:g}", "an image with contrast")
+        raise ScanError(
+            f"{name}: every voxel has the value {low:g}",
+            "an image with contrast",
+            "look at it, and export the scan again",
+        )

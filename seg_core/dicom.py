@@ -316,7 +316,11 @@ def _take_wanted(found: Sequence[Series], wanted: str) -> tuple[Series, str]:
         return series, f"asked for: series {series.number}, volume {series.volume}"
     matches = _matches(found, wanted)
     if not matches:
-        raise ScanError(f"no series is called {wanted!r}" + list_series(found), "a number in this listing")
+        raise ScanError(
+            f"no series is called {wanted!r}" + list_series(found),
+            "a number in this listing, a UID, or part of a description",
+            "name one with --series NUMBER",
+        )
     series = _single(matches, wanted)
     return series, f"asked for: series {series.number}"
 

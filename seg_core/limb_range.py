@@ -45,7 +45,11 @@ def range_from_hip(plan: SlicePlan, orientation: str, hip_slice: int, tolerance:
         If there is no such slice, the tolerance is negative, or the network's slices are not axial.
     """
     if not 0 <= hip_slice < plan.slices:
-        raise UsageError(f"hip slice {hip_slice}", f"0 to {plan.slices - 1}, as `lls inspect` counts")
+        raise UsageError(
+            f"hip slice {hip_slice}",
+            f"0 to {plan.slices - 1}, as `lls inspect` counts",
+            "give the slice where the hip begins, or none: it is found in the scan",
+        )
     if tolerance < 0:
         raise UsageError(f"a hip tolerance of {tolerance} slices", "0 or more")
     if orientation[2] not in "SI":

@@ -276,7 +276,11 @@ def _read(model: Path | str | bytes) -> tuple[str, bytes]:
     try:
         return path.name, path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}", "an ONNX file") from error
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}",
+            "an ONNX file",
+            "check the path; the network that comes with lls is called default",
+        ) from error
 
 
 def installed_runtimes() -> dict[str, str]:

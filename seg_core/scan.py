@@ -243,7 +243,11 @@ def _contents(place: Path, name: str) -> dicom.Found | Path:
     if found.series:
         return found
     if place.is_file():
-        raise ScanError(f"{name} is no image", "DICOM, a zip of DICOM, .nii or .nii.gz")
+        raise ScanError(
+            f"{name} is no image",
+            "DICOM, a zip of DICOM, .nii or .nii.gz",
+            "give one of these or a folder of them",
+        )
     images = sorted(p for p in place.rglob("*") if p.is_file() and nifti.is_nifti(p))
     if len(images) == 1:
         return images[0]
@@ -252,7 +256,11 @@ def _contents(place: Path, name: str) -> dicom.Found | Path:
         raise ScanError(f"{name} holds {len(images)} NIfTI files ({names})", "one scan", "name one of them")
     if not found.ignored:
         raise ScanError(f"{name} is empty", "a scan", "check the path")
-    raise ScanError(f"{name} holds no image among its {found.ignored} files", "DICOM or one NIfTI")
+    raise ScanError(
+        f"{name} holds no image among its {found.ignored} files",
+        "DICOM or one NIfTI",
+        "give the folder that the scanner's images are in",
+    )
 
 
 def _is_zip(path: Path) -> bool:

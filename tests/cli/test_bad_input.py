@@ -25,6 +25,7 @@ def refused(lls, tiny_model, tmp_path):
         assert out == ""
         assert not (tmp_path / "new").exists()
         assert "error:" in err
+        assert "what to do:" in err
         return code, err
 
     return call
