@@ -1,4 +1,8 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 
+import trainers
 from seg_core.errors import OutputError, UsageError
 from seg_core.nifti import read_labels
 from seg_core.ply import read_ply
@@ -124,3 +129,20 @@ def test_a_folder_is_not_overwritten_unless_asked_and_a_phantom(phantom: Phantom
 def test_senseless_configurations_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         PhantomConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_its_kernels_need_no_place_to_be_kept(tmp_path: Path) -> None:
+    """As in a locked-down container: neither the installation nor the home folder can be written."""
+    for package in ("seg_core", "trainers"):
+        source = Path(trainers.__file__).parent.parent / package
+        ignored = shutil.ignore_patterns("__pycache__", "models")
+        shutil.copytree(source, tmp_path / package, ignore=ignored)
+        (tmp_path / package / "__pycache__").touch()
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), str(tmp_path / "seg_core" / "errors.py"))
+    environment = os.environ | places | {"PYTHONPATH": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    code = "import trainers.phantom; print(trainers.phantom.__file__)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "trainers" / "phantom.py")
