@@ -26,11 +26,12 @@ def demo(ctx: click.Context, output: Path, model: str, overwrite: bool, quiet: b
     from cli.segment import segment
     from seg_core.output import check_free
     from seg_core.runner import Runner
-    from trainers.phantom import PhantomConfig, make_phantom, write_phantom
+    from trainers.phantom import PhantomConfig, check_place, make_phantom, write_phantom
 
     scan, results = output / "scan", output / "results"
     Runner(model)  # a missing model is said before the scan is made
     check_free(results, "demo", ["demo_dseg.nii.gz"], overwrite)
+    check_place(scan, overwrite)
     with Progress("demo", -1 if quiet else 0) as progress:
         progress("making a scan")
         config = PhantomConfig(seed=_SEED, size=_SIZE, pixel_mm=_PIXEL_MM, slice_mm=_SLICE_MM)

@@ -25,9 +25,11 @@ from cli.console import PATH, debug_option
 @debug_option
 def phantom(output: Path, bones: Path | None, overwrite: bool, **config: Any) -> None:
     """Make a synthetic MR scan of the legs: dicom/, labels.nii.gz, masks/, meshes/, phantom.json."""
-    from trainers.phantom import PhantomConfig, make_phantom, write_phantom
+    from trainers.phantom import PhantomConfig, check_place, make_phantom, write_phantom
 
-    made = make_phantom(PhantomConfig(bones=None if bones is None else str(bones), **config))
+    asked = PhantomConfig(bones=None if bones is None else str(bones), **config)
+    check_place(output, overwrite)
+    made = make_phantom(asked)
     write_phantom(made, output, overwrite)
     shape = " x ".join(map(str, made.volume.geometry.shape))
     click.echo(f"{output}: {shape} voxels in dicom/, the truth in labels.nii.gz, masks/ and meshes/")

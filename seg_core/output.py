@@ -82,9 +82,28 @@ def check_free(target: str | Path, name: str, files: Sequence[str], overwrite: b
         If the target is a file or no place to write to, or one of the files exists and may not be replaced.
     """
     target = Path(target)
+    check_writable(target)
     try:
-        _refuse_closed(target)
         _refuse_existing(target, name, files, overwrite)
+    except OSError as error:
+        raise output_error(error, target) from error
+
+
+def check_writable(target: str | Path) -> None:
+    """Refuse, before any work, a folder that is a file, lies below one, or may not be written to or made.
+
+    Raises
+    ------
+    OutputError
+        Saying which.
+    """
+    target = Path(target)
+    try:
+        there = next((folder for folder in (target, *target.parents) if folder.exists()), Path())
+        if not there.is_dir():
+            raise OutputError(f"{there} is a file", "a folder", "choose another folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise output_error(error, target) from error
 
@@ -100,22 +119,13 @@ def check_new_file(path: Path, overwrite: bool = False) -> None:
     try:
         if not path.parent.is_dir():
             raise OutputError(f"{path.parent} is no folder", "a folder that is there", "make it first")
-        _refuse_closed(path.parent)
+        check_writable(path.parent)
         if path.is_dir():
             raise OutputError(f"{path} is a folder", "the name of a file")
         if os.path.lexists(path) and not overwrite:
             raise OutputError(f"{path} exists already", fix="choose another name, or add --overwrite")
     except OSError as error:
         raise output_error(error, path) from error
-
-
-def _refuse_closed(target: Path) -> None:
-    """Refuse a folder that is a file, lies below one, or may not be written to or made."""
-    there = next((folder for folder in (target, *target.parents) if folder.exists()), Path())
-    if not there.is_dir():
-        raise OutputError(f"{there} is a file", "a folder", "choose another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise output_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), target)
 
 
 def _refuse_existing(target: Path, name: str, files: Sequence[str], overwrite: bool) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from seg_core.errors import OutputError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.nifti import write_label_table, write_labels
+from seg_core.output import check_writable
 from seg_core.ply import Mesh, write_ply
 from trainers.anatomy import Anatomy, AnatomyConfig, make_anatomy
 from trainers.dicom_writer import SeriesInfo, write_series
@@ -73,8 +74,11 @@ class PhantomConfig:
     bare_shin: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.size, self.pixel_mm, self.slice_mm, self.slices or 1) <= 0:
+        slices = 1 if self.slices is None else self.slices
+        if min(self.size, self.pixel_mm, self.slice_mm, slices) <= 0:
             raise UsageError("a size, spacing or number of slices that is not positive", "numbers above 0")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed}", "0 or more")
         if self.subject is not None and self.bones is not None:
             raise UsageError("both a subject and a folder of bones", "one of them")
 
@@ -133,6 +137,21 @@ def place(config: PhantomConfig) -> tuple[Anatomy, Geometry, Drawing, dict[str, 
     return anatomy, geometry, drawing, facts
 
 
+def check_place(folder: Path, overwrite: bool = False) -> None:
+    """Refuse, before anything is drawn, a folder that :func:`write_phantom` would refuse.
+
+    Raises
+    ------
+    OutputError
+        If it exists and is not an earlier phantom to be overwritten, or cannot be written.
+    """
+    check_writable(folder)
+    if folder.exists() and not (overwrite and _is_phantom(folder)):
+        raise OutputError(
+            f"{folder.name} exists", "a new folder", "choose another, or --overwrite an earlier phantom"
+        )
+
+
 def write_phantom(phantom: Phantom, folder: Path, overwrite: bool = False) -> None:
     """Write ``dicom/``, ``labels.nii.gz``, ``masks/``, ``meshes/`` and ``phantom.json``, all or nothing.
 
@@ -141,10 +160,7 @@ def write_phantom(phantom: Phantom, folder: Path, overwrite: bool = False) -> No
     OutputError
         If the folder exists and is not an earlier phantom to be overwritten, or cannot be written.
     """
-    if folder.exists() and not (overwrite and _is_phantom(folder)):
-        raise OutputError(
-            f"{folder.name} exists", "a new folder", "choose another, or --overwrite an earlier phantom"
-        )
+    check_place(folder, overwrite)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".lls-", dir=folder.parent) as temporary:

@@ -176,9 +176,19 @@ def test_evaluate_refuses_other_grids_and_odd_files(lls, scan_files, legs, tmp_p
 
 def test_phantom_refuses_bad_choices(lls, tmp_path):
     assert lls("phantom", "-o", tmp_path / "p", "--subject", "26")[0] == 2
-    assert lls("phantom", "-o", tmp_path / "p", "--size", "0")[0] == 2
+    for flag, value in (("--size", "0"), ("--slices", "0"), ("--seed", "-1"), ("--spacing", "-1")):
+        assert lls("phantom", "-o", tmp_path / "p", flag, value)[0] == 2
     assert lls("phantom", "-o", tmp_path / "p", "--bones", tmp_path / "none")[0] in (2, 3)
     assert not (tmp_path / "p").exists()
+
+
+def test_phantom_and_demo_refuse_a_folder_before_they_draw(lls, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.phantom.make_phantom", lambda *_: pytest.fail("drawn"))
+    (tmp_path / "d" / "scan").mkdir(parents=True)
+    (tmp_path / "file").write_text("mine")
+    for place in ("d", "file", "file/p"):
+        assert lls("phantom", "-o", tmp_path / place, "--overwrite")[0] == 10
+    assert lls("demo", "-o", tmp_path / "d", "--model", tiny_model, "-q")[0] == 10
 
 
 def test_demo_without_a_model_makes_nothing(lls, tmp_path):
