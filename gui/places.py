@@ -101,6 +101,14 @@ class Places:
         return folder.parent if folder not in self.roots and self.allows(folder.parent) else None
 
 
+@dataclass
+class _Taken:
+    """What a drop has taken so far, also of files that are still arriving."""
+
+    size: int = 0
+    files: int = 0
+
+
 class Uploads:
     """Files that were dropped into the page, a folder a drop.
 
@@ -114,15 +122,17 @@ class Uploads:
 
     def __init__(self, folder: Path, largest: int = LARGEST_UPLOAD) -> None:
         self.folder, self.largest = folder, largest
+        self._drops: dict[str, _Taken] = {}
 
     def begin(self) -> str:
         """Make the folder of a drop; return its name, which only the page that made it knows."""
         name = secrets.token_hex(12)
         (self.folder / name).mkdir(parents=True)
+        self._drops[name] = _Taken()
         return name
 
     async def receive(self, drop: str, name: str, chunks: AsyncIterator[bytes]) -> Path:
-        """Write one file of a drop, whole or not at all.
+        """Write one file of a drop, whole or not at all; several may arrive at once.
 
         Parameters
         ----------
@@ -139,36 +149,43 @@ class Uploads:
         OutputError
             If the disk has no room.
         """
-        folder = self.folder / drop
-        if not re.fullmatch(r"[0-9a-f]{24}", drop) or not folder.is_dir():
-            raise RefusedError("an unknown drop", "one that this page began", "drop the files again")
-        present = list(folder.iterdir())
-        used = sum(file.stat().st_size for file in present)
-        path = _unused(folder, plain_name(name))
+        folder, taken, size, path = *self._find(drop), 0, None
         partial = folder / f".{secrets.token_hex(8)}.partial"
-        room = min(self.largest - used, shutil.disk_usage(folder).free - 2**28)
+        taken.files += 1
         try:
+            room = shutil.disk_usage(folder).free - 2**28
             with partial.open("wb") as out:
                 async for chunk in chunks:
-                    room -= len(chunk)
-                    if room < 0 or len(present) >= MOST_FILES:
+                    size += len(chunk)
+                    taken.size += len(chunk)
+                    if taken.size > self.largest or size > room or taken.files > MOST_FILES:
                         raise self._too_much()
                     out.write(chunk)
-            partial.rename(path)
+            unused = _unused(folder, plain_name(name))  # only now: its namesake may have arrived meanwhile
+            path = partial.rename(unused)
         except OSError as error:
             raise OutputError(f"{name} cannot be kept: {error.strerror}", fix="free some space") from error
         finally:
-            partial.unlink(missing_ok=True)
+            if path is None:
+                partial.unlink(missing_ok=True)
+                taken.size, taken.files = taken.size - size, taken.files - 1
         return path
 
     def scan(self, drop: str) -> Path:
-        """Return what was dropped: the file where it is one, else its folder."""
-        files = list((self.folder / drop).iterdir())
-        return files[0] if len(files) == 1 else self.folder / drop
+        """Return what was dropped: the file where it is one, else its folder; an unknown drop is refused."""
+        folder, _ = self._find(drop)
+        files = list(folder.iterdir())
+        return files[0] if len(files) == 1 else folder
+
+    def _find(self, drop: str) -> tuple[Path, _Taken]:
+        if drop not in self._drops:
+            raise RefusedError("an unknown drop", "one that this page began", "drop the files again")
+        return self.folder / drop, self._drops[drop]
 
     def discard(self, drop: str) -> None:
-        """Remove a drop."""
-        shutil.rmtree(self.folder / drop, ignore_errors=True)
+        """Remove a drop; nothing happens if there is none of that name."""
+        if self._drops.pop(drop, None) is not None:
+            shutil.rmtree(self.folder / drop, ignore_errors=True)
 
     def _too_much(self) -> RefusedError:
         return RefusedError(

@@ -119,11 +119,38 @@ def test_too_much_is_refused_and_leaves_nothing(tmp_path):
     assert [f.name for f in (tmp_path / drop).iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("drop", ["", "..", "0" * 24, "../uploads", "a/b"])
+def test_files_that_arrive_at_once_share_the_room_and_lose_nothing(tmp_path):
+    async def at_once(*files):
+        uploads = Uploads(tmp_path, largest=10)
+        drop = uploads.begin()
+
+        async def slowly(content):
+            for n in range(len(content)):
+                await asyncio.sleep(0)
+                yield content[n : n + 1]
+
+        coming = [uploads.receive(drop, "IM1", slowly(content)) for content in files]
+        found = await asyncio.gather(*coming, return_exceptions=True)
+        kept = sorted(file.read_bytes() for file in (tmp_path / drop).iterdir())
+        return kept, [error for error in found if isinstance(error, Exception)]
+
+    assert asyncio.run(at_once(b"one", b"two", b"3")) == ([b"3", b"one", b"two"], [])
+    kept, (error,) = asyncio.run(at_once(b"1234567", b"abcdef"))
+    assert kept in ([b"1234567"], [b"abcdef"])
+    assert isinstance(error, RefusedError)
+
+
+@pytest.mark.parametrize("drop", ["", ".", "..", "0" * 24, "../uploads", "a/b", "{}/other"])
 def test_an_unknown_drop_is_refused(tmp_path, drop):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.nii").write_bytes(b"x")
+    drop, uploads = drop.format(tmp_path), Uploads(tmp_path / "uploads")
     with pytest.raises(RefusedError, match="drop"):
-        receive(Uploads(tmp_path), drop, "a", b"x")
-    assert list(tmp_path.iterdir()) == []
+        receive(uploads, drop, "a", b"x")
+    with pytest.raises(RefusedError, match="drop"):
+        uploads.scan(drop)
+    uploads.discard(drop)
+    assert [path.name for path in tmp_path.rglob("*")] == ["other", "mine.nii"]
 
 
 @given(st.text(max_size=300))
