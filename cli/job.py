@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from seg_core.colours import bone_colours
 from seg_core.geometry import LabelMap, Volume
 from seg_core.mesh import surface
 from seg_core.moments import label_moments
@@ -185,9 +186,10 @@ def _write_files(
 
 
 def _write_meshes(stage: Path, name: str, labels: LabelMap, space: Literal["lps", "ras"]) -> None:
+    colours = bone_colours(labels.labels)
     for value, moments in label_moments(labels.array).items():
         mesh = surface(labels, value, moments.box)
-        write_ply(stage / _mesh_file(name, labels.labels[value]), mesh, space)
+        write_ply(stage / _mesh_file(name, labels.labels[value]), mesh, space, colours[value])
 
 
 def _write_html(path: Path, volume: Volume, labels: LabelMap, report: Mapping[str, Any]) -> None:

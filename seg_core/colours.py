@@ -1,4 +1,7 @@
-"""The colours of bones: the same in every picture, page and surface."""
+"""The colours of bones: the same in every picture, page, surface and label table.
+
+They were sought so that bones and sides keep apart for the colour-blind too, which a test measures.
+"""
 
 import colorsys
 from collections.abc import Mapping
@@ -9,10 +12,10 @@ from seg_core.views import group_labels
 Colour = tuple[int, int, int]
 
 _BONES: Mapping[str, Colour] = {
-    "tibia": (77, 171, 247),
-    "femur": (255, 179, 64),
-    "fibula": (105, 219, 124),
-    "pelvis": (240, 101, 149),
+    "tibia": (139, 157, 252),
+    "femur": (255, 207, 58),
+    "fibula": (109, 213, 164),
+    "pelvis": (236, 65, 142),
 }
 # Of all others: hues in large steps that come nowhere near one before for long, in turn lighter and darker.
 _HUE, _STEP, _LIGHTNESS, _SATURATION = 0.71, 0.2764, (0.75, 0.62, 0.5, 0.4), 0.75

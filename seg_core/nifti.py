@@ -192,15 +192,21 @@ def write_labels(path: str | Path, labelmap: LabelMap) -> tuple[str, ...]:
 def write_label_table(path: Path, labels: Mapping[int, str]) -> None:
     """Write the names of the values as JSON: ``{"LabelMap": {"1": "right_tibia", ...}, ...}``.
 
+    ``Colors`` has their colours as ``"1": "#8b9dfc"``, those of all pictures.
+
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
+    from seg_core.colours import bone_colours  # which draws; reading a file needs none of that
+
+    colours = bone_colours(labels)
     table = {
         "Description": "Label map: the value of a voxel names the structure; 0 is background",
         "SpatialReference": "orig",
         "LabelMap": {str(value): labels[value] for value in sorted(labels)},
+        "Colors": {str(value): "#{:02x}{:02x}{:02x}".format(*colours[value]) for value in sorted(labels)},
     }
     try:
         path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")

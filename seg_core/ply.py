@@ -125,7 +125,9 @@ class Mesh:
         return volumes, corners.sum(axis=1) / 4 + origin
 
 
-def write_ply(path: str | Path, mesh: Mesh, space: Space = "lps") -> None:
+def write_ply(
+    path: str | Path, mesh: Mesh, space: Space = "lps", colour: tuple[int, int, int] | None = None
+) -> None:
     """Write a mesh as binary little-endian PLY; the same mesh gives the same bytes.
 
     Parameters
@@ -136,17 +138,25 @@ def write_ply(path: str | Path, mesh: Mesh, space: Space = "lps") -> None:
         The mesh, RAS+ mm; an empty one gives a file without faces.
     space : {"lps", "ras"}
         The space of the file's coordinates (float32, mm), stated in its header.
+    colour : tuple of int, optional
+        sRGB, given to every vertex, which is where viewers look for it.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    vertices = (mesh.vertices_mm * _signs(space)).astype("<f4")
+    inks = () if colour is None else ("red", "green", "blue")
+    row = np.dtype([("place", "<f4", (3,)), *((ink, "u1") for ink in inks)])
+    vertices = np.empty(len(mesh.vertices_mm), dtype=row)
+    vertices["place"] = mesh.vertices_mm * _signs(space)
+    for ink, share in zip(inks, colour or (), strict=True):
+        vertices[ink] = share
     header = (
         f"ply\nformat binary_little_endian 1.0\ncomment SPACE={space.upper()}\ncomment millimetres\n"
         f"element vertex {len(vertices)}\nproperty float x\nproperty float y\nproperty float z\n"
-        f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+        + "".join(f"property uchar {ink}\n" for ink in inks)
+        + f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\nend_header\n"
     )
     faces = np.empty(len(mesh.faces), dtype=[("n", "u1"), ("v", "<i4", (3,))])
     faces["n"], faces["v"] = 3, mesh.faces

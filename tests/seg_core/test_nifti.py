@@ -1,4 +1,5 @@
 import gzip
+import json
 from itertools import permutations, product
 
 import nibabel
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from seg_core.colours import bone_colours
 from seg_core.errors import GeometryError, OutputError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.nifti import (
@@ -282,6 +284,8 @@ def test_label_table(tmp_path):
     text = (tmp_path / "a.json").read_text()
     assert text.index('"9": "a"') < text.index('"10": "b"')
     assert read_label_table(tmp_path / "a.json") == {9: "a", 10: "b"}
+    colours = {int(value): colour for value, colour in json.loads(text)["Colors"].items()}
+    assert colours == {v: "#" + bytes(c).hex() for v, c in bone_colours({9: "a", 10: "b"}).items()}
     for bad in ("no json", "[]", '{"LabelMap": {"x": "a"}}', '{"LabelMap": 3}'):
         (tmp_path / "a.json").write_text(bad)
         with pytest.raises(ScanError, match="no label table"):

@@ -99,6 +99,18 @@ def test_vtk_reads_the_stated_space(tmp_path, tetrahedron, space, signs):
     assert mass.GetVolume() == pytest.approx(20, rel=1e-5)
 
 
+def test_a_colour_is_every_vertexs_and_moves_nothing(tmp_path, tetrahedron):
+    write_ply(tmp_path / "m.ply", tetrahedron, colour=(236, 65, 142))
+    reader = vtk.vtkPLYReader()
+    reader.SetFileName(str(tmp_path / "m.ply"))
+    reader.Update()
+    found = vtk_to_numpy(reader.GetOutput().GetPointData().GetArray("RGB"))
+    np.testing.assert_array_equal(found, [(236, 65, 142)] * len(VERTICES))
+    back = read_ply(tmp_path / "m.ply")
+    np.testing.assert_allclose(back.vertices_mm, VERTICES)
+    np.testing.assert_array_equal(back.faces, FACES)
+
+
 @pytest.mark.parametrize("mode", ["ascii", "little", "big"])
 def test_reads_what_vtk_writes(tmp_path, mode):
     source = vtk.vtkSphereSource()

@@ -43,8 +43,8 @@ def test_the_patients_right_is_on_the_left_of_the_page(legs):
     columns = {value: np.argwhere(view.labels == value)[:, 0].mean() for value in (1, 5)}
     assert columns[1] < columns[5]
     picture = np.asarray(draw_preview(*legs)).astype(int)
-    blue = (np.abs(picture - (77, 171, 247)).sum(axis=2) < 40).nonzero()[1]
-    pale = (np.abs(picture - (157, 209, 251)).sum(axis=2) < 40).nonzero()[1]
+    blue = (np.abs(picture - (139, 157, 252)).sum(axis=2) < 40).nonzero()[1]
+    pale = (np.abs(picture - (191, 201, 253)).sum(axis=2) < 40).nonzero()[1]
     frontal = picture.shape[1] * 0.3
     assert blue[blue < frontal].mean() < pale[pale < frontal].mean()
 
@@ -91,7 +91,7 @@ def test_the_picture_is_written_with_colours_and_without_metadata(legs, tmp_path
         assert picture.mode == "RGB"
         assert picture.info == {}
         pixels = np.asarray(picture).astype(int)
-    for colour in ((77, 171, 247), (255, 179, 64), (105, 219, 124), (240, 101, 149)):
+    for colour in ((139, 157, 252), (255, 207, 58), (109, 213, 164), (236, 65, 142)):
         assert (np.abs(pixels - colour).sum(axis=2) < 30).sum() > 50
 
 
