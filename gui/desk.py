@@ -1,9 +1,11 @@
 """What all pages share: the store, the worker, the folders that may be seen."""
 
-import json
+import asyncio
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gui.places import Places, Uploads
 from gui.store import Job, Store
@@ -34,22 +36,33 @@ class Desk:
         found = sorted((self.store.root / "datasets").glob("*/dataset.json"))
         return {str(file.parent): file.parent.name for file in found}
 
-    def delete(self, job: Job) -> None:
-        """Remove a job with what it made, and dropped files, runs and datasets that no job speaks of then."""
+    async def delete(self, job: Job) -> None:
+        """Remove a job with what it made, and the dropped files, runs and datasets that it alone spoke of."""
         if job.kind == "export":
             Path(job.request["model"]).unlink(missing_ok=True)
+        before = self._unspoken()  # what was dropped just now: no job speaks of it yet
         self.store.remove(job)
-        self.sweep()
+        await asyncio.to_thread(_remove, self._unspoken() - before)
 
     def sweep(self) -> None:
-        """Remove dropped files, runs and datasets that no job speaks of."""
-        spoken = json.dumps(
-            [dict(job.request) for job in self.store.jobs()] + self.store.setting("subjects", [])
-        )
-        for folder in ("uploads", "runs", "datasets"):
-            for path in (self.store.root / folder).iterdir():
-                if json.dumps(str(path))[1:-1] not in spoken:
-                    shutil.rmtree(path, ignore_errors=True)
+        """Remove dropped files, runs and datasets that no job speaks of, before anybody can drop more."""
+        _remove(self._unspoken())
+
+    def _unspoken(self) -> set[Path]:
+        asked = [dict(job.request) for job in self.store.jobs()] + self.store.setting("subjects", [])
+        spoken = [Path(text) for text in _paths(asked)]
+        folders = (self.store.root / name for name in ("uploads", "runs", "datasets"))
+        paths = (path for folder in folders for path in folder.iterdir())
+        return {path for path in paths if not any(said.is_relative_to(path) for said in spoken)}
+
+    def shown(self, job: Job, text: str) -> str:
+        """Return what a page may show of what a job said: where scans lie only if the user asked for it."""
+        if self.reveal:
+            return text
+        for path in sorted(_paths(dict(job.request)), key=len, reverse=True):
+            if not Path(path).is_relative_to(self.store.root):
+                text = text.replace(path, "…")
+        return text
 
     def free_name(self, folder: str, wanted: str, end: str = "") -> Path:
         """Return a path in a folder of the store that nothing has yet."""
@@ -57,3 +70,17 @@ class Desk:
         while path.exists():
             number, path = number + 1, self.store.root / folder / f"{wanted}-{number}{end}"
         return path
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Return the absolute paths among what was asked for."""
+    if isinstance(value, str) and Path(value).is_absolute() and Path(value).name:
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _paths(inner)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nicegui import ui
+from nicegui import run, ui
 
 from gui import words
 from gui.desk import Desk
@@ -28,6 +28,7 @@ _TONES = {
     "cancelled": ("", "block"),
     "cut short": ("look", "content_cut"),
 }
+_MOST_ROWS = 500  # of a folder's listing; more would hold the page up
 _ICONS = {"good": "check_circle", "look": "visibility", "bad": "error", "": "info"}
 _LOGO = (
     '<svg viewBox="0 0 32 32" aria-hidden="true"><rect width="32" height="32" rx="9" fill="#2f55d4"/>'
@@ -227,7 +228,9 @@ async def confirm(question: str, do: str) -> bool:
 
 async def browse(desk: Desk, want_folder: bool = False) -> Path | None:
     """Let the user choose a file or folder of this computer, within the roots; None if they do not."""
-    chosen: Path | None = await _FolderDialog(desk, want_folder).dialog
+    chooser = _FolderDialog(desk, want_folder)
+    await chooser.show(chooser.folder)
+    chosen: Path | None = await chooser.dialog
     return chosen
 
 
@@ -246,12 +249,11 @@ class _FolderDialog:
             with box("line"):
                 button("Take this folder", lambda: self.dialog.submit(self.folder), "check", "main")
                 button("Cancel", lambda: self.dialog.submit(None), kind="flat")
-        self.show(self.folder)
 
-    def show(self, folder: Path) -> None:
+    async def show(self, folder: Path) -> None:
         """Go to a folder."""
         try:
-            entries = self.desk.places.listing(folder)
+            entries = await run.io_bound(self.desk.places.listing, folder)
         except LlsError as error:
             complain(error)
             return
@@ -261,7 +263,7 @@ class _FolderDialog:
         self.listing.clear()
         with self.listing:
             self._elsewhere()
-            for entry in entries[:2000]:
+            for entry in entries[:_MOST_ROWS]:
                 if entry.is_folder:
                     _folder_row("folder", entry.name, lambda path=entry.path: self.show(path))
                 else:
@@ -269,6 +271,8 @@ class _FolderDialog:
                     _folder_row("insert_drive_file", line, lambda path=entry.path: self.dialog.submit(path))
             if not entries:
                 empty("folder_off", "Nothing in here")
+            if len(entries) > _MOST_ROWS:
+                text(f"… and {len(entries) - _MOST_ROWS} more", "muted small")
 
     def _elsewhere(self) -> None:
         """Show the ways up, and to other roots."""
@@ -304,6 +308,8 @@ class JobLine:
             with box("line") as actions:
                 job_buttons(self.desk, self.job)
             actions.set_visibility(self.job.state != "done")
+            if not self.job.is_over:
+                ui.timer(0.7, self.update)
         self.update()
 
     def update(self) -> None:
@@ -311,7 +317,8 @@ class JobLine:
         running = self.desk.worker.running.get(self.job.id)
         self.bar.set_visibility(running is not None)
         if running is None:
-            self.words.set_text(self.job.message.split("\n")[0] or words.KINDS[self.job.kind])
+            message = self.desk.shown(self.job, self.job.message.split("\n")[0])
+            self.words.set_text(message or words.KINDS[self.job.kind])
             return
         progress = running.progress
         self.bar.set_value(round(progress.fraction, 3))
@@ -336,29 +343,40 @@ def job_buttons(desk: Desk, job: Job, then: Callable[[Job], object] | None = Non
         button("Go on" if job.kind == "train" else "Run again", again, "replay", "flat").props("dense")
 
 
-def job_list(desk: Desk, choose: Callable[[], Sequence[Job]], nothing: str) -> None:
-    """Show jobs, kept up to date: also those that another tab asks for."""
+def watch(
+    desk: Desk, choose: Callable[[], Sequence[Job]], build: Callable[[Sequence[Job]], object]
+) -> ui.element:
+    """Build what shows some jobs, anew whenever one of them has changed, in this tab or in another."""
     outer = box("stack")
-    outer.classes("tight")
-    lines: list[JobLine] = []
-    shown: list[object] = [None]
+    version, shown = -1, list[tuple[int, str]]()
 
     def refresh() -> None:
-        jobs = choose()
-        key = [(job.id, job.state) for job in jobs]
-        if key != shown[0]:
-            shown[0] = key
+        nonlocal version, shown
+        if version == desk.store.version:
+            return
+        jobs, first = choose(), version == -1
+        version, now = desk.store.version, [(job.id, job.state) for job in jobs]
+        if first or now != shown:
+            shown = now
             outer.clear()
-            lines.clear()
             with outer:
-                if not jobs:
-                    empty("inbox", nothing)
-                lines.extend(JobLine(desk, job) for job in jobs)
-        for line in lines:
-            line.update()
+                build(jobs)
 
     refresh()
     ui.timer(0.7, refresh)
+    return outer
+
+
+def job_list(desk: Desk, choose: Callable[[], Sequence[Job]], nothing: str) -> None:
+    """Show jobs, kept up to date: also those that another tab asks for."""
+
+    def build(jobs: Sequence[Job]) -> None:
+        if not jobs:
+            empty("inbox", nothing)
+        for job in jobs:
+            JobLine(desk, job)
+
+    watch(desk, choose, build).classes("tight")
 
 
 Handler = Callable[[str], Awaitable[None] | None]

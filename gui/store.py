@@ -70,6 +70,11 @@ class Store:
     folder : Path
         Made where it is missing; only its owner may look into it.
 
+    Attributes
+    ----------
+    version : int
+        Grows with every change of a job.
+
     Raises
     ------
     UsageError
@@ -79,7 +84,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder.resolve()
+        self.root, self.version = folder.resolve(), 0
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             for name in ("jobs", "models", "datasets", "runs", "uploads"):
@@ -104,6 +109,7 @@ class Store:
         row = self._jobs.create(
             kind=kind, title=title, request=json.dumps(dict(request)), created=time.time(), parent=parent
         )
+        self.version += 1
         job = _job(row)
         self.folder(job).mkdir(parents=True, exist_ok=True)
         return job
@@ -125,6 +131,7 @@ class Store:
     def change(self, job: Job, **fields: Any) -> Job:
         """Write fields of a job; return it as it is then."""
         self._jobs.update(fields).where(self._jobs.id == job.id).execute()
+        self.version += 1
         changed = self.get(job.id)
         assert changed is not None
         return changed
@@ -135,6 +142,7 @@ class Store:
             self.remove(child)
         shutil.rmtree(self.folder(job), ignore_errors=True)
         self._jobs.delete().where(self._jobs.id == job.id).execute()
+        self.version += 1
 
     def folder(self, job: Job) -> Path:
         """Return where a job's log, and what it makes, lie."""

@@ -1,7 +1,7 @@
 """Judge: a result against a reference or another result, bone by bone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,29 +57,18 @@ def _others(desk: Desk, job: Job, labels: Path) -> dict[str, str]:
 
 
 def _comparisons(desk: Desk, job: Job) -> None:
-    outer = parts.box("stack").style("margin-top: 1rem")
-    shown: list[object] = [None]
+    def build(jobs: Sequence[Job]) -> None:
+        for one in jobs:
+            with parts.card(f"Against {one.title}"):
+                if one.state == "done":
+                    scores(desk.store.folder(one))
+                    with parts.box("line"):
+                        target = f"/difference/{one.id}"
+                        parts.button("See the difference", lambda t=target: ui.navigate.to(t), "compare")
+                else:
+                    parts.JobLine(desk, one)
 
-    def refresh() -> None:
-        jobs = desk.store.jobs("evaluate", parent=job.id)
-        key = [(one.id, one.state) for one in jobs]
-        if key == shown[0]:
-            return
-        shown[0] = key
-        outer.clear()
-        with outer:
-            for one in jobs:
-                with parts.card(f"Against {one.title}"):
-                    if one.state == "done":
-                        scores(desk.store.folder(one))
-                        with parts.box("line"):
-                            target = f"/difference/{one.id}"
-                            parts.button("See the difference", lambda t=target: ui.navigate.to(t), "compare")
-                    else:
-                        parts.JobLine(desk, one)
-
-    refresh()
-    ui.timer(0.7, refresh)
+    parts.watch(desk, lambda: desk.store.jobs("evaluate", parent=job.id), build).style("margin-top: 1rem")
 
 
 def scores(folder: Path) -> None:

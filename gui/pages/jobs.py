@@ -72,7 +72,7 @@ def register(desk: Desk) -> None:
 def _head(desk: Desk, job: Job) -> None:
     async def delete() -> None:
         if await parts.confirm(f"Delete “{job.title}” with all its files?", "Delete"):
-            desk.delete(job)
+            await desk.delete(job)
             ui.navigate.to("/results")
 
     with parts.box("head"):
@@ -125,7 +125,7 @@ def _failed(desk: Desk, job: Job) -> None:
         "cancelled": "This was cancelled; nothing was left behind",
         "cut short": "This was cut short; nothing was left behind",
     }[job.state]
-    remarks = [words.sentence(line) for line in job.message.splitlines() if line]
+    remarks = [words.sentence(line) for line in desk.shown(job, job.message).splitlines() if line]
     parts.banner("bad" if job.state == "failed" else "look", headline, remarks)
     _log(desk, job)()
 
@@ -153,7 +153,7 @@ def _log(desk: Desk, job: Job) -> Callable[[], None]:
 
     def refresh() -> None:
         found = path.read_text(encoding="utf-8")[-20000:] if path.is_file() else ""
-        label.set_text(found or "Nothing was said.")
+        label.set_text(desk.shown(job, found) or "Nothing was said.")
 
     return refresh
 

@@ -58,6 +58,7 @@ class Subject:
     labels: str = ""
     side: str = "auto"
     hip_slice: int | None = None
+    by_hand: bool = False
     problems: list[str] = field(default_factory=list)
     checked: bool = False
     own: dict[str, str] = field(default_factory=dict)
@@ -129,7 +130,7 @@ class PrepareForm:
             self.rows = parts.box("stack")
             with parts.box("line"):
                 parts.button("Add a subject's folder", self.add_folder, "create_new_folder")
-                parts.button("Add a row by hand", lambda: self.add(Subject()), "add", "flat")
+                parts.button("Add a row by hand", lambda: self.add(Subject(by_hand=True)), "add", "flat")
         with parts.card("2  Settings"):
             with parts.box("pair"):
                 datasets = {"": "a new dataset"} | desk.datasets()
@@ -162,7 +163,7 @@ class PrepareForm:
         if folder is None:
             return
         try:
-            self.add(subject_from_folder(folder))
+            self.add(await run.io_bound(subject_from_folder, folder))
         except LlsError as error:
             parts.complain(error)
 
@@ -204,7 +205,9 @@ class PrepareForm:
                 if subject.checked and not subject.problems:
                     parts.chip("in order", "good", "check")
                 parts.button("", remove, "delete_outline", "flat").props('dense aria-label="Remove"')
-            if not subject.own:
+            if self.desk.reveal and not subject.by_hand:
+                parts.text(subject.scan, "mono soft")
+            if subject.by_hand:
                 with parts.box("pair"):
                     for field, label in (
                         ("scan", "Scan"),
@@ -214,6 +217,8 @@ class PrepareForm:
                         entry.set_value(getattr(subject, field))
                         entry.on_value_change(lambda e, f=field: keep(f, e.value))
             for problem in subject.problems:
+                if not (subject.by_hand or self.desk.reveal):
+                    problem = problem.replace(subject.scan, "the scan")
                 parts.chip(words.sentence(problem), "bad", "error_outline").style("white-space: normal")
 
     async def submit(self) -> None:

@@ -1,6 +1,7 @@
 """Results: everything that was asked for, the newest first."""
 
 import time
+from collections.abc import Sequence
 
 from nicegui import ui
 
@@ -24,25 +25,14 @@ def register(desk: Desk) -> None:
 
 
 def _list(desk: Desk) -> None:
-    outer = parts.box("stack")
-    shown: list[object] = [None]
-
-    def refresh() -> None:
-        jobs = [job for job in desk.store.jobs() if job.kind != "evaluate"]
-        key = [(job.id, job.state) for job in jobs]
-        if key == shown[0]:
+    def build(jobs: Sequence[Job]) -> None:
+        if not jobs:
+            parts.empty("inbox", "Nothing yet. Segment a scan, and its result appears here.")
             return
-        shown[0] = key
-        outer.clear()
-        with outer:
-            if not jobs:
-                parts.empty("inbox", "Nothing yet. Segment a scan, and its result appears here.")
-                return
-            header = ["Name", "What", "State", "Asked for", "Took"]
-            parts.table(header, [_row(job) for job in jobs], left=5)
+        header = ["Name", "What", "State", "Asked for", "Took"]
+        parts.table(header, [_row(job) for job in jobs], left=5)
 
-    refresh()
-    ui.timer(1.0, refresh)
+    parts.watch(desk, lambda: [job for job in desk.store.jobs() if job.kind != "evaluate"], build)
 
 
 def _row(job: Job) -> list[parts.Cell]:

@@ -18,7 +18,7 @@ from gui.store import Job
 from seg_core.scan import Inspection, inspect_scan, middle_slices
 from seg_core.views import display_window, grey
 
-Thumbnails = Mapping[int, npt.NDArray[Any]]
+Thumbnails = Mapping[int, Image.Image]
 _DEVICES = {
     "auto": "choose by itself",
     "cpu": "processor",
@@ -78,7 +78,7 @@ class SegmentForm:
             parts.text("Looking into the scan", "soft")
         try:
             inspection = await run.io_bound(inspect_scan, path)
-            thumbnails = await run.io_bound(middle_slices, path)
+            thumbnails = await run.io_bound(_thumbnails, path)
             patient = await run.io_bound(patient_facts, path) if self.desk.reveal else {}
         except Exception as error:  # a damaged file must not end the page
             self._replace(path, lambda e=error: parts.banner("bad", _REFUSED, words.error_sentences(e)))
@@ -188,7 +188,7 @@ class SegmentForm:
 
 
 def _choice(
-    entry: Mapping[str, Any], image: npt.NDArray[Any] | None, why: str, do: Callable[[], object]
+    entry: Mapping[str, Any], image: Image.Image | None, why: str, do: Callable[[], object]
 ) -> ui.element:
     """Show a series as something to choose."""
     outer = ui.element("button").classes("choice").props("type=button role=radio").on("click", do)
@@ -199,7 +199,7 @@ def _choice(
             with parts.box("thumb nothumb"):
                 ui.icon("image_not_supported")
         else:
-            ui.image(thumbnail(image)).classes("thumb").props('fit=contain alt="The middle slice"')
+            ui.image(image).classes("thumb").props('fit=contain alt="The middle slice"')
         with parts.box("stack tight grow"):
             name = entry.get("description") or ("Without a name" if "plane" in entry else "NIfTI image")
             parts.text(name).style("font-weight: 600")
@@ -227,6 +227,10 @@ def _last_slice(entry: Mapping[str, Any]) -> int:
 def _stem(path: Path | None) -> str:
     name = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE) if path else ""
     return plain_name(name) if name else "scan"
+
+
+def _thumbnails(path: Path) -> Thumbnails:
+    return {number: thumbnail(image) for number, image in middle_slices(path).items()}
 
 
 def thumbnail(image: npt.NDArray[Any], size: int = 160) -> Image.Image:

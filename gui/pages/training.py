@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +26,7 @@ class TrainingView:
 
     def __init__(self, desk: Desk, job: Job) -> None:
         self.desk, self.job, self.run = desk, job, Path(job.request["run"])
-        self.epochs, self.made = -1, list[tuple[int, str]]()
+        self.epochs = -1
         with parts.card():
             self.doing = ui.label("").style("font-weight: 600; font-size: 1.05rem")
             self.bar = ui.linear_progress(0, show_value=False).props('aria-label="Progress"')
@@ -39,7 +40,7 @@ class TrainingView:
                 self.loss = ui.echart(_options("loss")).style("height: 18rem; width: 100%")
             with parts.card("Agreement with the labels (DSC)", "On what was held back. 1 is the same."):
                 self.dsc = ui.echart(_options("DSC")).style("height: 18rem; width: 100%")
-        self.exports = parts.box("stack")
+        parts.watch(desk, lambda: desk.store.jobs("export", parent=job.id), lambda jobs: _exports(desk, jobs))
         self.log = _log(desk, job)
         self.timer = ui.timer(1.0, self.refresh)
 
@@ -56,12 +57,6 @@ class TrainingView:
         if len(rows) != self.epochs:
             self.epochs = len(rows)
             _draw(self.loss, self.dsc, rows)
-        made = [(one.id, one.state) for one in self.desk.store.jobs("export", parent=self.job.id)]
-        if made != self.made:
-            self.made = made
-            self.exports.clear()
-            with self.exports:
-                _exports(self.desk, self.job)
         self.log()
 
     def _progress(self, now: Job) -> None:
@@ -82,9 +77,8 @@ def _export(desk: Desk, job: Job) -> None:
     desk.worker.export(job)
 
 
-def _exports(desk: Desk, job: Job) -> None:
+def _exports(desk: Desk, jobs: Sequence[Job]) -> None:
     """Show the networks that were made of a training."""
-    jobs = desk.store.jobs("export", parent=job.id)
     if not jobs:
         return
     with parts.card("Networks made of it"):

@@ -1,5 +1,6 @@
 """The viewer as one element of a page."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,22 @@ class Viewer(Element, component="viewer.js", esm={"lls-viewer": str(_STATIC)}):
         self._props["facts"] = facts
         self._props["base"] = f"/viewer/{key}"
         self._props["editable"] = corrections is not None
+        self._turn = asyncio.Lock()
         self.on("edit", self._edit)
 
     async def _edit(self, event: GenericEventArguments) -> None:
         if self._corrections is None:
             return
         kind = event.args.get("kind")
-        try:
-            text = await self._do(kind, event.args, self._corrections)
-        except LlsError as error:
-            text = f"{error.found}: {error.fix}" if error.fix else error.found
-        status = self._status(text)
-        if kind in ("fill", "save"):  # a pass over the whole volume: not after each stroke
-            status["scores"] = await run.io_bound(self._opened.scores)
-        self.run_method("edited", status)
+        async with self._turn:  # one after the other, in the order in which they came
+            try:
+                text = await self._do(kind, event.args, self._corrections)
+            except LlsError as error:
+                text = f"{error.found}: {error.fix}" if error.fix else error.found
+            status = self._status(text)
+            if kind in ("fill", "save"):  # a pass over the whole volume: not after each stroke
+                status["scores"] = await run.io_bound(self._opened.scores)
+            self.run_method("edited", status)
 
     async def _do(self, kind: str, message: dict[str, Any], corrections: Path) -> str | None:
         if kind == "save":
@@ -55,9 +58,7 @@ class Viewer(Element, component="viewer.js", esm={"lls-viewer": str(_STATIC)}):
             if self._on_saved is not None:
                 self._on_saved(path)
             return f"saved as {path.name}"
-        if kind == "fill":
-            return await run.io_bound(self._opened.edit, message)
-        return self._opened.edit(message)
+        return await run.io_bound(self._opened.edit, message)
 
     def _status(self, message: str | None) -> dict[str, Any]:
         painting = self._opened.painting
@@ -109,7 +110,8 @@ def show(
         except (LlsError, OSError, MemoryError) as error:
             box.clear()
             with box:
-                text = str(error) or "not enough memory"
+                # Where the scan lies may name the patient.
+                text = str(error).replace(str(case.scan), case.name) or "not enough memory"
                 ui.label(text).style("margin: auto; white-space: pre-line").props("role=alert")
             return
         if opened is None or facts is None or client.is_deleted:  # nobody waits for it any more

@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 pytest.importorskip("nicegui", reason="the extra gui is not installed")
@@ -22,26 +24,43 @@ def test_what_was_dropped_stays_as_long_as_a_job_speaks_of_it(desk):
     desk.store.set("subjects", [{"name": "c", "scan": str(sent), "labels": "x"}])
     desk.sweep()
     assert [path.exists() for path in (used, unused, sent)] == [True, False, True]
-    desk.delete(first)
+    new = desk.uploads.folder / desk.uploads.begin()
+    asyncio.run(desk.delete(first))
     assert used.exists()
-    desk.delete(second)
+    asyncio.run(desk.delete(second))
     assert not used.exists()
+    assert new.exists()  # somebody is looking into it, and has not asked for anything yet
     assert desk.store.jobs() == []
 
 
 def test_a_training_goes_with_its_run_and_a_network_with_its_file(desk):
     run, model, mine = (desk.store.root / name for name in ("runs/a", "models/a.onnx", "models/mine.onnx"))
-    run.mkdir()
+    other = desk.store.root / "runs" / "a-2"
+    for folder in (run, other):
+        folder.mkdir()
+    desk.store.add("train", "a-2", {"run": str(other)})
     for file in (model, mine):
         file.write_bytes(b"x")
     training = desk.store.add("train", "a", {"run": str(run)})
     export = desk.store.add("export", "a", {"run": str(run), "model": str(model)}, parent=training.id)
     assert desk.models() == {"default": "bundled with lls", str(model): "a", str(mine): "mine"}
-    desk.delete(export)
+    asyncio.run(desk.delete(export))
     assert desk.models() == {"default": "bundled with lls", str(mine): "mine"}
     assert run.exists()
-    desk.delete(training)
+    asyncio.run(desk.delete(training))
     assert not run.exists()
+    assert other.exists()
+
+
+def test_where_scans_lie_is_shown_only_where_it_is_asked_for(desk):
+    rows = [{"subject": "s", "scan": "/in/Doe^Jane/mr", "labels": str(desk.store.root / "a.nii.gz")}]
+    scan = desk.store.add("segment", "a", {"scan": "/in/Doe^Jane", "name": "/", "series": None})
+    data = desk.store.add("prepare", "b", {"subjects": rows})
+    words = f"/in/Doe^Jane/mr/1 is damaged, {desk.store.root}/a.nii.gz is not"
+    assert desk.shown(scan, words) == f"…/mr/1 is damaged, {desk.store.root}/a.nii.gz is not"
+    assert desk.shown(data, words) == f"…/1 is damaged, {desk.store.root}/a.nii.gz is not"
+    desk.store.set("reveal", True)
+    assert desk.shown(scan, words) == desk.shown(data, words) == words
 
 
 def test_a_name_that_is_taken_is_numbered(desk):

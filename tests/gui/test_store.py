@@ -53,6 +53,19 @@ def test_what_ran_when_the_page_was_killed_is_cut_short(store):
     assert store.cut_short() == []
 
 
+def test_every_change_of_a_job_is_a_new_version(store):
+    versions = [store.version]
+    job = store.add("segment", "a", {})
+    versions.append(store.version)
+    store.change(job, state="running")
+    versions.append(store.version)
+    store.jobs()
+    assert store.version == versions[-1]
+    store.remove(job)
+    versions.append(store.version)
+    assert versions == sorted(set(versions))
+
+
 def test_two_pages_do_not_share_a_folder(tmp_path):
     store = Store(tmp_path)
     with pytest.raises(UsageError, match="another page"):
