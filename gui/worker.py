@@ -79,15 +79,21 @@ class Worker:
         return job
 
     def again(self, job: Job) -> Job:
-        """Ask for the same once more; a training goes on where it was."""
-        return self.submit(job.kind, job.title, dict(job.request), job.parent)
+        """Ask for the same once more; a training goes on where it was, as the same job."""
+        if job.kind != "train":
+            return self.submit(job.kind, job.title, dict(job.request), job.parent)
+        now = self.store.get(job.id)
+        if now is not None and now.is_over:  # else another tab was sooner
+            self.store.change(job, state="queued", message="", exit_code=None, started=None, ended=None)
+            self._wake_up()
+        return job
 
     async def cancel(self, job: Job) -> None:
         """Take a job out of the queue, or end it; nothing of a result stays."""
         if running := self.running.get(job.id):
             running.cancelled = True
             await self._end(running)
-        elif job.state == "queued":
+        elif (now := self.store.get(job.id)) is not None and now.state == "queued":
             self.store.change(job, state="cancelled", ended=time.time())
 
     def _wake_up(self) -> None:

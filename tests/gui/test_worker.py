@@ -80,6 +80,22 @@ def test_jobs_run_one_after_the_other_and_say_what_became_of_them(store, scan, t
     assert max(map(len, seen)) == 1
 
 
+def test_a_training_goes_on_as_the_same_job_and_all_else_is_asked_for_anew(store):
+    worker = Worker(store)
+    training, leg = store.add("train", "mine", {"run": "/r"}), store.add("segment", "leg", {"scan": "/a"})
+    for job in (training, leg):
+        store.change(job, state="cancelled", ended=2.0, message="stopped")
+    assert worker.again(store.get(training.id)).id == training.id
+    on = store.get(training.id)
+    assert (on.state, on.ended, on.message, on.request) == ("queued", None, "", training.request)
+    store.change(training, state="running")
+    worker.again(training)  # in a tab that has not seen it
+    assert store.get(training.id).state == "running"
+    again = worker.again(leg)
+    assert (again.id, again.state, again.request) == (3, "queued", leg.request)
+    assert store.get(leg.id).state == "cancelled"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_cancelled_killed_and_closed_jobs_leave_nothing_and_can_run_again(store, scan, tiny_model):
     def is_working(worker, job):
