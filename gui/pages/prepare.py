@@ -211,7 +211,7 @@ class PrepareForm:
                 with parts.box("pair"):
                     for field, label in (
                         ("scan", "Scan"),
-                        ("labels", "Labels: a folder of files, or a label map"),
+                        ("labels", "Labels: folder or map"),
                     ):
                         entry = parts.path_field(self.desk, label, lambda path, f=field: keep(f, str(path)))
                         entry.set_value(getattr(subject, field))

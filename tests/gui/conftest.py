@@ -24,6 +24,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no network
 ]
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 300_000  # ms that a browser waits for what must come; nothing is measured

@@ -8,6 +8,13 @@ from trainers.model_file import network_of, read_model
 from trainers.registry import get_network
 
 
+def test_a_network_whose_package_is_not_there_names_its_extra(monkeypatch):
+    monkeypatch.setattr("trainers.registry.find_spec", lambda name: None)
+    missing = {key: extra for key, (_, extra) in train.networks().items()}
+    assert missing["torch", "unet-resnet34"] == "torch"
+    assert missing["keras", "unet-resnet34"] == "keras"
+
+
 def test_the_page_knows_which_network_is_bundled():
     path = default_model()
     trainer, name = train._BUNDLED.split("/")

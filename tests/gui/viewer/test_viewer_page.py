@@ -59,6 +59,16 @@ def slice_number(page, plane):
     return int(re.search(r"slice (\d+)", page.inner_text(f".lls-pane-{plane} header"))[1])
 
 
+def draw(page):
+    """Draw a stroke to the right from the middle of the axial plane."""
+    box = page.locator(".lls-pane-axial canvas").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 40, middle[1], steps=4)
+    page.mouse.up()
+
+
 def test_look_compare_correct_and_save(page, drawn, small_case, tmp_path):
     for pane in ("axial", "coronal", "sagittal"):
         drawn(page, f".lls-pane-{pane} canvas", 300)
@@ -86,12 +96,7 @@ def test_look_compare_correct_and_save(page, drawn, small_case, tmp_path):
     page.get_by_role("button", name="Paint", exact=True).click()
     page.get_by_role("button", name="left pelvis", exact=False).first.click()
     level = slice_number(page, "axial")
-    box = page.locator(".lls-pane-axial canvas").bounding_box()
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(*middle)
-    page.mouse.down()
-    page.mouse.move(middle[0] + 40, middle[1], steps=4)
-    page.mouse.up()
+    draw(page)
     undo, save = page.get_by_label("Undo"), page.get_by_role("button", name="Save correction")
     sync_api.expect(save).to_be_enabled()
     page.screenshot(path=tmp_path / "correct.png")
@@ -113,6 +118,36 @@ def test_look_compare_correct_and_save(page, drawn, small_case, tmp_path):
     assert columns.min() >= 30
     assert columns.max() <= 40
     assert {*rows} <= {30, 31, 32, 33}
+
+
+def test_what_lies_between_two_slices_is_filled_and_a_stroke_erased(page, small_case, tmp_path):
+    page.get_by_role("button", name="Axial plane alone").click()
+    page.get_by_role("button", name="left pelvis", exact=False).first.click()
+    page.get_by_role("button", name="Paint", exact=True).click()
+    first = slice_number(page, "axial")
+    draw(page)
+    for _ in range(3):
+        page.keyboard.press("ArrowUp")
+    page.wait_for_function(
+        f"() => document.querySelector('.lls-pane-axial header').innerText.includes({first + 3})"
+    )
+    draw(page)
+    page.get_by_role("button", name="Fill between").click()
+    sync_api.expect(page.get_by_role("status").last).to_contain_text("voxels drawn between the slices")
+    page.get_by_role("button", name="Erase", exact=True).click()
+    draw(page)
+    page.get_by_role("button", name="Save correction").click()
+    sync_api.expect(page.get_by_role("status").last).to_contain_text("saved as legs_desc")
+    page.screenshot(path=tmp_path / "filled.png")
+
+    old = read_labels(small_case.labels).array
+    new = read_labels(tmp_path / "corrections" / "legs_desc-corrected_dseg.nii.gz").array
+    assert set(new[new != old]) == {8}
+    drawn_on = [np.flatnonzero((new != old)[:, :, level]).tolist() for level in range(first, first + 4)]
+    assert len(drawn_on[0]) > 0
+    assert drawn_on[1:3] == [drawn_on[0]] * 2  # the same stroke on both: the same between them
+    assert drawn_on[3] == []
+    assert {*np.nonzero(new != old)[2]} == {first, first + 1, first + 2}
 
 
 def test_the_picture_is_saved_as_png(page, drawn, tmp_path):
