@@ -1,8 +1,8 @@
-// A place to drop files or a whole folder, which go to the page's own server one by one.
+// A place to drop files or a whole folder, which go to the page's own server. What is dropped beside it counts
+// too: else the browser would leave the page and show the file.
 export default {
   template: `
-    <div class="dropzone" :class="{over, busy: total > 0}" @dragover.prevent="over = true" @dragleave="over = false"
-         @drop.prevent="dropped">
+    <div class="dropzone" :class="{over, busy: total > 0}">
       <div v-if="!total" class="dropzone-words">
         <i class="material-icons" aria-hidden="true">upload_file</i>
         <div><b>{{ words }}</b><br>
@@ -20,13 +20,27 @@ export default {
     </div>`,
   props: { words: String, hint: String, largest: Number },
   data: () => ({ over: false, total: 0, done: 0, stopped: false }),
+  created() {
+    const files = (event) => [...event.dataTransfer.types].includes('Files');
+    this.listeners = {
+      dragover: (event) => { if (files(event)) { event.preventDefault(); this.over = true; } },
+      dragleave: (event) => { if (!event.relatedTarget) this.over = false; },  // out of the window
+      drop: (event) => { if (files(event)) { event.preventDefault(); this.dropped(event); } },
+    };
+  },
+  mounted() { for (const [name, act] of Object.entries(this.listeners)) window.addEventListener(name, act); },
+  beforeUnmount() { for (const [name, act] of Object.entries(this.listeners)) window.removeEventListener(name, act); },
   methods: {
     async dropped(event) {
       this.over = false;
       const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-      const files = [];
-      for (const entry of entries) await this.collect(entry, files);
-      this.send(files.length ? files : [...event.dataTransfer.files]);
+      const files = entries.length ? [] : [...event.dataTransfer.files];
+      try {
+        for (const entry of entries) await this.collect(entry, files);
+      } catch (error) {
+        return this.$emit('refused', `That cannot be read: ${error.message || error}`);
+      }
+      this.send(files);
     },
     async collect(entry, files) {
       if (entry.isFile) files.push(await new Promise((ok, bad) => entry.file(ok, bad)));
@@ -46,7 +60,8 @@ export default {
     stop() { this.stopped = true; },
     async send(files) {
       files = files.filter((file) => !file.name.startsWith('.'));
-      if (!files.length || this.total) return;
+      if (this.total) return;
+      if (!files.length) return this.$emit('refused', 'There is no file in it.');
       if (files.reduce((sum, file) => sum + file.size, 0) > this.largest)
         return this.$emit('refused', 'That is more than this page takes. Choose the folder on this computer instead.');
       Object.assign(this, { total: files.length, done: 0, stopped: false });

@@ -1,6 +1,7 @@
 """The page in a real browser, from a folder of DICOM to a downloaded result."""
 
 import os
+import re
 import signal
 import sys
 import urllib.error
@@ -14,6 +15,7 @@ pytest.importorskip("nicegui", reason="the extra gui is not installed")
 
 from seg_core.geometry import Geometry, Volume
 from seg_core.nifti import read_labels, read_volume, write_volume
+from trainers.log import read_log
 
 
 def choose(page, label, option):
@@ -35,6 +37,16 @@ def segment(page, path, network="tiny"):
     page.get_by_text("is in the queue").wait_for()
 
 
+def drop(page, path, place=".dropzone"):
+    """Drop a file or folder of this computer into the page, as a file manager does."""
+    box = page.locator(place).bounding_box()
+    where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    what = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "data": what} | where)
+
+
 def is_local(url, address):
     here = address.split("/?")[0].removeprefix("http://")
     return url.startswith((f"http://{here}/", f"ws://{here}/", "data:", "blob:"))
@@ -51,6 +63,7 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     first.close()  # the run goes on, and another tab sees it
     second.get_by_role("link", name="scan").first.click()
     second.get_by_role("tab", name="Take away").wait_for()
+    second.locator(".lls-3d canvas").wait_for()
     shots(second, "result")
     assert "Doe" not in second.content()
 
@@ -109,6 +122,8 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     second.get_by_role("tab", name="Take away").click()
     second.get_by_role("button", name="Send to the training data").click()
     second.get_by_text("scan_desc-corrected_dseg.nii.gz").wait_for()
+    assert "Doe" not in second.content()
+    assert not second.get_by_label("Scan", exact=True).count()  # no field that would name the folder
     second.get_by_role("button", name="Remove").click()
     second.get_by_text("No subject yet").wait_for()
     assert [url for url in first.asked + second.asked if not is_local(url, page)] == []
@@ -140,6 +155,30 @@ def test_what_is_not_a_scan_or_lies_outside_is_refused_in_words(page, tab, data,
     found.get_by_role("button", name="Browse").click()  # names of files are text
     found.get_by_role("dialog").get_by_role("button", name="<img src=x").wait_for()
     assert found.title() == "Segment · lls"
+
+
+def test_files_and_folders_are_dropped_into_the_page(page, tab, data, store, tmp_path, shots):
+    found = tab(page)
+    drop(found, data / "leg.nii.gz")
+    found.get_by_text("a NIfTI image").wait_for()
+    assert found.get_by_label("Name of the result").input_value() == "leg"
+
+    slices = [file.read_bytes() for file in sorted((data / "Doe^Jane" / "dicom").iterdir())]
+    for n, content in enumerate(slices):  # two folders with the same names in them
+        (tmp_path / "scan" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "scan" / "ab"[n % 2] / f"IM{n // 2}").write_bytes(content)
+    before = set((store / "uploads").iterdir())
+    drop(found, tmp_path / "scan", "h1")  # beside the zone: the browser must not leave the page
+    found.get_by_text("1 series").wait_for()
+    found.get_by_text(f"64 × 64 × {len(slices)} voxels").wait_for()
+    (dropped,) = set((store / "uploads").iterdir()) - before
+    assert sorted(file.read_bytes() for file in dropped.iterdir()) == sorted(slices)
+    shots(found, "dropped")
+
+    (tmp_path / "nothing").mkdir()
+    drop(found, tmp_path / "nothing")
+    found.get_by_text("There is no file in it").wait_for()
+    assert found.wrong == []
 
 
 def test_of_a_series_in_time_one_volume_is_chosen(page, tab, data, shots):
@@ -187,6 +226,9 @@ def test_who_has_no_token_gets_nothing_and_nobody_sends_gigabytes(page, tab):
     assert status("/", Cookie=cookies) == 200
     size = str(10 * 10**9)
     assert status("/drop", Cookie=cookies, Origin=address, **{"Content-Length": size}) == 413
+    small = {"Cookie": cookies, "Content-Length": "0"}
+    assert status("/drop", **small) == 403
+    assert status("/drop", **small, Origin="http://evil.example") == 403
     assert status("/job/1/file/..%2f..%2f..%2fjobs.db", Cookie=cookies) == 404
 
 
@@ -245,7 +287,7 @@ def test_what_a_killed_page_was_doing_is_cut_short_and_can_run_again(serve, tab,
     assert not list((store / "jobs").rglob("result/*"))
 
 
-def test_from_labelled_subjects_to_a_new_network(page, tab, data, shots):
+def test_from_labelled_subjects_to_a_new_network(page, tab, data, store, shots):
     pytest.importorskip("torch", reason="the extra torch is not installed")
     found = tab(page.replace("/?", "/prepare?"))
     for name in ("subject1", "subject2"):
@@ -275,6 +317,7 @@ def test_from_labelled_subjects_to_a_new_network(page, tab, data, shots):
     choose(found, "Network", "unet-mobilenetv2 (torch)")
     choose(found, "Begins", "anew")
     found.get_by_label("Name of the network").fill("mine")
+    found.get_by_label("Epochs at most").fill("500")
     found.get_by_text("Options").click()
     for label, value in (("Slices an epoch", 2), ("Slices a step", 2), ("Slices that are validated on", 2)):
         found.get_by_label(label).fill(str(value))
@@ -282,9 +325,23 @@ def test_from_labelled_subjects_to_a_new_network(page, tab, data, shots):
     found.get_by_role("button", name="Train", exact=True).click()
     found.get_by_role("button", name="Use the best network so far").wait_for()  # an epoch is over
     shots(found, "training")
+    found.get_by_text(re.compile(r"epoch ([2-9]|\d\d+) of 500")).wait_for()  # the first can be gone on from
     found.get_by_role("button", name="Stop").click()
     found.get_by_text("it can go on where it was").wait_for()
+    stopped = read_log(store / "runs" / "mine" / "log.csv")
+    shots(found, "stopped")
+    found.get_by_role("button", name="Go on").click()
+    found.get_by_role("button", name="Stop").wait_for()
+    found.get_by_role("button", name="Log").click()
+    found.get_by_text("resumed at epoch").wait_for()
+    found.get_by_text(f"epoch={len(stopped) + 1} ").wait_for()  # it is over
+    shots(found, "going-on")
+    found.get_by_role("button", name="Stop").click()
     found.get_by_role("button", name="Go on").wait_for()
+    resumed = read_log(store / "runs" / "mine" / "log.csv")
+    assert resumed[0] == stopped[0]  # it did not begin anew
+    assert [row["epoch"] for row in resumed] == [str(n + 1) for n in range(len(resumed))]
+    assert len(resumed) > len(stopped)
     found.get_by_role("button", name="Use the best network so far").click()
     found.get_by_role("button", name="Segment with it").click()
     open_scan(found, data / "leg.nii.gz")
