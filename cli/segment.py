@@ -67,7 +67,9 @@ Outcome = tuple["Result | None", "Exception | None"]
     help="With --hip-slice: how many slices beyond it, towards the head, are segmented too.",
 )
 @click.option(
-    "--series", help="The DICOM series that is meant: its number in `lls inspect`, UID, or part of its name."
+    "--series",
+    help="The DICOM series that is meant: its number in `lls inspect`, UID, or part of its name; "
+    "NUMBER:VOLUME where it holds several volumes.",
 )
 @click.option("--no-denoise", is_flag=True, help="Keep small pieces and holes in the network's labels.")
 @click.option("--confidence", is_flag=True, help="Also write the network's confidence as an image.")
