@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from seg_core.errors import UsageError
+from seg_core.kernel import kernel
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
@@ -179,7 +179,7 @@ def _affine(rng: np.random.Generator, o: Augmentation, rows: int, columns: int) 
     return np.column_stack([turn, centre - turn @ (centre + shift)])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _warp(image, labels, matrix, new_image, new_labels):  # type: ignore[no-untyped-def]
     channels, rows, columns = image.shape
     for r in range(rows):
@@ -232,7 +232,7 @@ def _fading(rng: np.random.Generator, o: Augmentation, channels: int) -> Images:
     return gains.astype(np.float32)[:, None, None]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _shade(image, tone, lattice):  # type: ignore[no-untyped-def]
     """Gain (bilinear between the lattice's 3 x 3 points), contrast, brightness, gamma; air stays air."""
     gamma, contrast, brightness, mean = tone
@@ -265,7 +265,7 @@ def _blurred(image: Images, sigma: float) -> None:
         _blur(image, _gaussian(sigma), np.empty_like(image))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _blur(image, weights, buffer):  # type: ignore[no-untyped-def]
     channels, rows, columns = image.shape
     radius = len(weights) // 2

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from seg_core.errors import UsageError
+from seg_core.kernel import kernel
 from trainers.materials import MATERIALS, Mixtures, material_tissues
 from trainers.mr import KNOWN_LEVELS
 from trainers.soft_tissue import Tissue
@@ -193,7 +193,7 @@ def _draw_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Float
     return rng.standard_normal(shape, dtype=np.float32), weights, (knots * np.float32(1.5), apart)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _paint(mixtures, levels, texture, noise, image):  # type: ignore[no-untyped-def]
     """Speckle is a pixel's and its four neighbours' noise, patches are bilinear between knots: SD about 1."""
     channels, rows, columns = image.shape
