@@ -108,7 +108,7 @@ def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = 
         "framework": ", ".join(map(_versioned, network.packages)),
         "lls": version("lls"),
         "loss": config.get("loss", "dice_focal"),
-        "samples_seen": progress["samples"],
+        "samples_seen": progress["samples"] + progress.get("samples_before", 0),
         "validation_dsc": round(float(progress["best_dsc"]), 4),
         "intended_use": "research; not for diagnosis",
     }

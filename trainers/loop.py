@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from trainers.batches3d import fixed_patches, patch_batches
 from trainers.cache import CacheIndex, SliceCache
 from trainers.config import IGNORED, TrainConfig
 from trainers.log import RunLog
+from trainers.model_file import samples_seen
 
 LOG = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     samples: int = 0
+    samples_before: int = 0  # of the model file that the training began with
     loss_sum: float = 0.0
     seconds: float = 0.0
     slices: int = 0
@@ -257,11 +259,14 @@ class Training:
         if config.favour not in ("", *self.index.classes):
             raise UsageError(f"{config.favour!r} favoured", f"one of {', '.join(self.index.classes)}")
         self.engine = make_engine(config, self.index.classes)
-        self.progress = Progress(validation_slices=len(self.validation))
+        self.progress = Progress(
+            validation_slices=len(self.validation), samples_before=samples_seen(config.init)
+        )
 
     def restore(self) -> None:
         """Go on from the last checkpoint."""
         facts = self.engine.load(self.run_dir / LAST)
+        self._check_data(facts)
         kept = (
             "network",
             "batch",
@@ -284,11 +289,28 @@ class Training:
         self.progress = Progress(**facts["progress"])
         LOG.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
+    def _check_data(self, facts: Mapping[str, Any]) -> None:
+        """Refuse to go on with data other than a checkpoint's; they may have grown."""
+        now = self._facts()
+        other = [name for name in ("classes", "shape", "meta") if facts.get(name, now[name]) != now[name]]
+        run = self.run_dir / RUN
+        before = json.loads(run.read_text(encoding="utf-8"))["subjects"] if run.exists() else []
+        pairs = zip(before, self._subjects(), strict=False)
+        lost = [name for old, new in pairs for name in old if name not in new]
+        if other or lost:
+            raise UsageError(
+                f"data of other {', '.join(other)}" if other else f"data without {', '.join(lost)}",
+                f"those with which the training in {self.run_dir} began",
+                "give the same data, or name a new run folder",
+            )
+
+    def _subjects(self) -> list[list[str]]:
+        return [[s.name for s in index.subjects] for index in (self.index, self.validation.index)]
+
     def describe(self) -> None:
         """Write what can be known of the run without its framework."""
         data = [str(source.folder.resolve()) for source in (self.train_data.open(), self.validation)]
-        subjects = [[s.name for s in index.subjects] for index in (self.index, self.validation.index)]
-        text = json.dumps({"data": data, "subjects": subjects} | self._facts(), indent=1)
+        text = json.dumps({"data": data, "subjects": self._subjects()} | self._facts(), indent=1)
         write_whole(self.run_dir / RUN, text)
 
     def save(self, name: str) -> None:

@@ -46,6 +46,12 @@ def read_model(path: Path) -> tuple[ModelSpec, dict[str, npt.NDArray[np.float32]
     return ModelSpec.from_json(described[0]), weights
 
 
+def samples_seen(init: str) -> int:
+    """Return how many slices the network that ``TrainConfig.init`` names has seen; 0 of no model file."""
+    path = model_file(init)
+    return int(read_model(path)[0].provenance.get("samples_seen", 0)) if path else 0
+
+
 def network_of(spec: ModelSpec) -> str:
     """Return a file's network, as ``lls networks`` calls it; the report's where the file does not say."""
     return str(spec.provenance.get("network", "unet-resnet34"))

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from seg_core.errors import DeviceError, ModelError, OutputError, UsageError
+from seg_core.runner import default_model
 from trainers.augment import NONE
+from trainers.cache import SliceCache, SliceCacheWriter
 from trainers.config import IGNORED, TrainConfig
-from trainers.loop import BEST, LAST, DivergedError, Training
+from trainers.loop import BEST, LAST, DivergedError, Source, Training
 from trainers.loop import train as run_training
+from trainers.model_file import read_model
 from trainers.torch import checkpoint, engine, make_engine
 from trainers.torch.engine import TorchEngine, load_best
 from trainers.torch.losses import LOSSES
@@ -99,8 +102,6 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(data, tmp_path, mo
 
 
 def test_data_that_grow_are_seen_in_the_next_epoch(data, tmp_path, make_slices, monkeypatch):
-    from trainers.cache import SliceCache, SliceCacheWriter
-
     save = Training.save
 
     def grow(self, name):
@@ -112,6 +113,26 @@ def test_data_that_grow_are_seen_in_the_next_epoch(data, tmp_path, make_slices, 
     monkeypatch.setattr(Training, "save", grow)
     train(CONFIG, *data, tmp_path / "run")
     assert [r["slices"] for r in rows_of(tmp_path / "run")] == ["20", "25", "25"]
+
+
+def test_other_data_than_a_training_began_with_are_refused(data, tmp_path, make_cache, make_slices):
+    train(replace(CONFIG, epochs=1), *data, tmp_path / "run")
+    with pytest.raises(UsageError, match="data without 0-0, 0-1"):
+        train(CONFIG, make_cache(tmp_path / "others", seed=2), data[1], tmp_path / "run")
+    index = replace(SliceCache(data[0]).index, meta={"pixel_mm": 0.5}, subjects=())
+    with SliceCacheWriter(tmp_path / "rescaled", index) as writer:
+        writer.append("0-0", *make_slices(4, 0), (1.0, 1.0, 3.0))
+    with pytest.raises(UsageError, match="data of other meta"):
+        train(CONFIG, *[tmp_path / "rescaled"] * 2, tmp_path / "run")
+
+
+def test_slices_that_a_model_file_has_seen_are_remembered(data, tmp_path):
+    def begun(config):
+        return Training(lambda config, classes: None, config, (Source(data[0]), Source(data[1])), tmp_path)
+
+    seen = read_model(default_model())[0].provenance["samples_seen"]
+    assert begun(replace(CONFIG, init="default")).progress.samples_before == seen > 10_000
+    assert begun(CONFIG).progress.samples_before == 0
 
 
 def test_a_loss_that_is_no_number_stops_it(data, tmp_path):
