@@ -117,10 +117,13 @@ class Found:
         In the order of series number, UID and image type.
     ignored : int
         Files that are not DICOM, or DICOM without an image.
+    damaged : tuple of ScanError
+        Why a file could not be read, a file each: it may belong to any of the series.
     """
 
     series: tuple[Series, ...]
     ignored: int
+    damaged: tuple[ScanError, ...] = ()
 
 
 def search(path: Path) -> Found:
@@ -136,25 +139,34 @@ def search(path: Path) -> Found:
     Raises
     ------
     ScanError
-        If the path or something below it is not there, not readable or damaged.
+        If the path is not there, a folder cannot be read, or all that is there is damaged.
     """
     files = [path] if path.is_file() else _files_below(path)
     planes: list[Plane] = []
-    ignored = 0
+    ignored, damaged = 0, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on values that are not used here
         for file in files:
-            plain = read_plain(file)
-            found = read_planes(file) if plain is None else [plain]
+            try:
+                plain = read_plain(file)
+                found = read_planes(file) if plain is None else [plain]
+            except ScanError as error:
+                damaged.append(error)
+                continue
             planes += found or []
             ignored += found is None
+    if damaged and not planes:
+        raise damaged[0]
     stacks = sorted(_group(planes), key=_listing_key)
-    return Found(tuple(_series(n, stack) for n, stack in enumerate(stacks, 1)), ignored)
+    return Found(tuple(_series(n, stack) for n, stack in enumerate(stacks, 1)), ignored, tuple(damaged))
 
 
 def find_series(path: Path) -> list[Series]:
-    """Return the series below a folder, or in a file, as :func:`search` finds them."""
-    return list(search(path).series)
+    """Return the series below a folder, or in a file, as :func:`search` finds them; a damaged file is raised."""
+    found = search(path)
+    if found.damaged:
+        raise found.damaged[0]
+    return list(found.series)
 
 
 def choose_series(found: Sequence[Series], wanted: str | None = None) -> tuple[Series, str]:

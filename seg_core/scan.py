@@ -121,7 +121,7 @@ def inspect_scan(path: str | Path, series: str | None = None) -> Inspection:
             return Inspection("nifti", (entry,), 1, "the only image", None, 0)
         entries = tuple(_series_facts(s) | {"uid": s.kind.uid} for s in found.series)
         try:
-            chosen, reason = dicom.choose_series(found.series, series)
+            chosen, reason = _choose(found, series)
         except LlsError as problem:
             return Inspection("dicom", entries, None, problem.found, problem, found.ignored)
         return Inspection("dicom", entries, chosen.number, reason, None, found.ignored)
@@ -156,8 +156,20 @@ def _read_nifti(path: Path, series: str | None) -> nifti.NiftiImage:
     return nifti.read_image(path)
 
 
+def _choose(found: dicom.Found, wanted: str | None) -> tuple[dicom.Series, str]:
+    """Choose a series; beside damaged files only one that was asked for: they may be slices of any."""
+    if found.damaged and wanted is None:
+        first, more = found.damaged[0], len(found.damaged) - 1
+        raise ScanError(
+            first.found + (f", and {more} more file{'s' * (more > 1)} cannot be read" if more else ""),
+            first.expected,
+            f"{first.fix}; or, if another series is meant, name it with --series NUMBER",
+        )
+    return dicom.choose_series(found.series, wanted)
+
+
 def _read_dicom(name: str, found: dicom.Found, wanted: str | None) -> Scan:
-    series, reason = dicom.choose_series(found.series, wanted)
+    series, reason = _choose(found, wanted)
     volume = dicom.read_series(series)
     refuse_values(volume.array, f"series {series.number}")
     facts = _series_facts(series) | {
@@ -167,6 +179,7 @@ def _read_dicom(name: str, found: dicom.Found, wanted: str | None) -> Scan:
         "type": volume.array.dtype.name,
     }
     warnings = list(_single_slice(series.n_slices))
+    warnings += (f"passed over: {error.found}" for error in found.damaged)
     if series.kind.modality != "MR":
         warnings.append(f"the modality is {series.kind.modality or 'not given'}, not MR")
     return Scan(volume, name, "dicom", facts, series.laterality, tuple(warnings))

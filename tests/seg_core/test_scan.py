@@ -266,3 +266,24 @@ def test_middle_slices_of_dicom_and_nifti(folder, volume, tmp_path):
     (shown,) = middle_slices(nifti(tmp_path / "a.nii", volume.array)).values()
     # Stored towards right, front and head; shown towards left and back.
     np.testing.assert_array_equal(shown, volume.array[::-1, ::-1, 2].T)
+
+
+def test_a_damaged_file_beside_the_series_that_is_asked_for(folder, volume):
+    wanted = read_scan(folder).volume.array
+    (folder / "later").mkdir()
+    files = sorted(write_series(folder / "later", volume, SeriesInfo("b", number=2)))
+    for file in files[:2]:
+        file.write_bytes(file.read_bytes()[:400])
+    said = rf"{files[0].name} is a damaged DICOM file .*, and 1 more file cannot be read[\s\S]*--series NUMBER"
+    with pytest.raises(ScanError, match=said):
+        read_scan(folder)
+    inspection = inspect_scan(folder)
+    assert (len(inspection.entries), inspection.taken) == (2, None)
+    assert "damaged" in inspection.reason
+    scan = read_scan(folder, "1")
+    np.testing.assert_array_equal(scan.volume.array, wanted)
+    assert [w.split(" is a ")[0] for w in scan.warnings] == [f"passed over: {f.name}" for f in files[:2]]
+    for file in files[2:]:
+        file.unlink()
+    with pytest.raises(ScanError, match=f"{files[0].name} is a damaged"):
+        read_scan(folder / "later")
