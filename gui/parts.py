@@ -43,6 +43,7 @@ def frame(desk: Desk, here: str, title: str, about: str = "") -> Iterator[None]:
     ui.colors(primary="#2f55d4", positive="#0b6b46", negative="#a8232b", warning="#8a5300")
     dark = ui.dark_mode(desk.store.setting("dark"))
     ui.add_head_html('<link rel="stylesheet" href="/assets/style.css">')
+    ui.add_head_html('<script src="/assets/drop.js"></script>')
     with box("shell"):
         with ui.element("nav").classes("rail").props('aria-label="Pages"'):
             _rail(desk, here, dark)

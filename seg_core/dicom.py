@@ -162,7 +162,7 @@ def search(path: Path) -> Found:
 
 
 def find_series(path: Path) -> list[Series]:
-    """Return the series below a folder, or in a file, as :func:`search` finds them; a damaged file is raised."""
+    """Return the series below a folder, or in a file, as :func:`search` finds them; raise a damaged file."""
     found = search(path)
     if found.damaged:
         raise found.damaged[0]

@@ -1,7 +1,6 @@
 """Legs to segment: an MR DICOM series of a synthetic person, with the truth beside it."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -167,7 +166,7 @@ def write_phantom(phantom: Phantom, folder: Path, overwrite: bool = False) -> No
             made = Path(temporary) / "phantom"
             _write_parts(phantom, made)
             if folder.exists():
-                shutil.rmtree(folder)
+                folder.rename(Path(temporary) / "earlier")
             made.rename(folder)
     except OSError as error:
         raise OutputError(

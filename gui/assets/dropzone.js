@@ -1,5 +1,5 @@
 // A place to drop files or a whole folder, which go to the page's own server. What is dropped beside it counts
-// too: else the browser would leave the page and show the file.
+// too: drop.js has the browser stay on the page.
 export default {
   template: `
     <div class="dropzone" :class="{over, busy: total > 0}">
@@ -23,9 +23,9 @@ export default {
   created() {
     const files = (event) => [...event.dataTransfer.types].includes('Files');
     this.listeners = {
-      dragover: (event) => { if (files(event)) { event.preventDefault(); this.over = true; } },
+      dragover: (event) => { if (files(event)) this.over = true; },
       dragleave: (event) => { if (!event.relatedTarget) this.over = false; },  // out of the window
-      drop: (event) => { if (files(event)) { event.preventDefault(); this.dropped(event); } },
+      drop: (event) => { if (files(event)) this.dropped(event); },
     };
   },
   mounted() { for (const [name, act] of Object.entries(this.listeners)) window.addEventListener(name, act); },

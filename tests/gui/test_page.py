@@ -178,6 +178,11 @@ def test_files_and_folders_are_dropped_into_the_page(page, tab, data, store, tmp
     (tmp_path / "nothing").mkdir()
     drop(found, tmp_path / "nothing")
     found.get_by_text("There is no file in it").wait_for()
+    found.get_by_role("link", name="Train", exact=True).click()
+    found.wait_for_url("**/train")
+    found.evaluate("addEventListener('dragover', (event) => { window.kept = event.defaultPrevented; })")
+    drop(found, data / "leg.nii.gz", "h1")  # nothing takes it here, and the page stays
+    assert found.evaluate("window.kept") is True
     assert found.wrong == []
 
 

@@ -274,7 +274,7 @@ def test_a_damaged_file_beside_the_series_that_is_asked_for(folder, volume):
     files = sorted(write_series(folder / "later", volume, SeriesInfo("b", number=2)))
     for file in files[:2]:
         file.write_bytes(file.read_bytes()[:400])
-    said = rf"{files[0].name} is a damaged DICOM file .*, and 1 more file cannot be read[\s\S]*--series NUMBER"
+    said = rf"{files[0].name} is a damaged .*, and 1 more file cannot be read[\s\S]*--series NUMBER"
     with pytest.raises(ScanError, match=said):
         read_scan(folder)
     inspection = inspect_scan(folder)
