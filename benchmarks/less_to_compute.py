@@ -4,7 +4,7 @@
 
 For each scan: the DSC of every bone against the labels of the whole frame, the share of pixels that the
 network computed, and of its time; runs take turns. Without scans the first of each subject of
-`benchmarks.accuracy`, ordinary and hard, is drawn. Less than ``LEAST_DSC`` in a bone is a failure.
+`benchmarks.accuracy`, ordinary and hard, is drawn. Less than `least_dsc` in a bone is a failure.
 """
 
 import sys
@@ -22,7 +22,7 @@ from seg_core.metrics import evaluate
 from seg_core.runner import Runner
 from seg_core.scan import read_scan
 from seg_core.segment import Segmentation, SegmentOptions, segment
-from seg_core.slice_inference import LEAST_DSC
+from seg_core.slice_inference import least_dsc
 from trainers.phantom import make_phantom, write_phantom
 
 
@@ -78,11 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = parser_of(__doc__)
     parser.add_argument("scan", nargs="*", type=Path)
     parser.add_argument("--model", default="default")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--scans", type=Path, help="keep the drawn scans in this folder, or take them there")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    runner, done = Runner(options.model), []
+    runner, done = Runner(options.model, precision=options.precision), []
+    print(f"{runner.name} in {runner.precision}, at least {least_dsc(runner.precision)}")
     with tempfile.TemporaryDirectory() as temporary:
         for path in options.scan or drawn(options.scans or Path(temporary)):
             done.append(compare(path, runner, options.repetitions))
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
                 flush=True,
             )
     write_figures(options.json, [asdict(less) for less in done])
-    return int(any(value < LEAST_DSC for less in done for value in less.dsc.values()))
+    return int(any(value < least_dsc(runner.precision) for less in done for value in less.dsc.values()))
 
 
 if __name__ == "__main__":

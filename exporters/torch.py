@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from exporters.blocks import rewrite_blocks
 from exporters.onnx_graph import INPUT, LOGITS, OPSET, finish, write
 from exporters.options import Exported, ExportOptions, check_classes, check_samples, rounding_of
 from exporters.parity import check
@@ -70,7 +71,9 @@ def export(
     stored = _round_weights(fold_batchnorm(original, samples), options.weights)
     reference, rounded = _logits(original, samples), _logits(stored, samples)
     check_classes(spec, reference)
-    model = finish(_graph(stored, samples), spec, options.weights)
+    bare = _graph(stored, samples)
+    rewrite_blocks(bare, spec.channels)
+    model = finish(bare, spec, options.weights)
     parity = check(model, samples, rounded, options.tolerance)
     return Exported(path, write(model, path), parity, rounding_of(rounded, reference))
 

@@ -14,6 +14,7 @@ from seg_core.intensity import Window
 from seg_core.limb_range import Range, coarse_slices
 from seg_core.memory_order import Array, zeros_like
 from seg_core.metrics import evaluate
+from seg_core.precision import LEAST_AGREEMENT
 from seg_core.prepare import SlicePlan, crop, prepare_slices
 from seg_core.runner import Runner
 
@@ -25,7 +26,16 @@ SLAB = 16
 PROBES = 8
 """Slices that are inferred both ways, to see whether views change labels; a scan has four times as many."""
 LEAST_DSC = 0.999
-"""Of every class over these slices."""
+"""Of every class over these slices, in float32."""
+
+
+def least_dsc(precision: str) -> float:
+    """Return the DSC against the whole frame from which views are taken.
+
+    In few bits rounding makes of any change of the input, however small, as many other labels as it makes
+    against float32: of a twin's views no more is asked than of the twin.
+    """
+    return LEAST_DSC if precision == "fp32" else LEAST_AGREEMENT
 
 
 @dataclass
@@ -138,7 +148,7 @@ class SliceInference:
                 part.within(found[place : place + 1])[...] = crop(labels, part)
                 self._pixels += part.grid[0] * part.grid[1]
         dsc = evaluate(found, expected, len(self.runner.spec.classes), 1.0).dsc
-        same = bool((dsc[~np.isnan(dsc)] >= LEAST_DSC).all())
+        same = bool((dsc[~np.isnan(dsc)] >= least_dsc(self.runner.precision)).all())
         if same:
             self.views = views
         return same

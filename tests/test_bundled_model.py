@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 
 from seg_core.labels import BONES
 from seg_core.model_spec import METADATA_KEY
+from seg_core.precision import LEAST_AGREEMENT, Precision, multiplies_bytes, twin_path
 from seg_core.runner import Runner
 
 PATH = Path(__file__).resolve().parent.parent / "seg_core" / "models" / "default.onnx"
+TWIN = twin_path(PATH, "int8")
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +22,7 @@ def model() -> onnx.ModelProto:
 
 def test_it_is_small_enough_to_ship_and_has_a_card() -> None:
     assert PATH.stat().st_size <= 50e6
+    assert PATH.stat().st_size + TWIN.stat().st_size <= 80e6
     card = PATH.with_suffix(".md").read_text(encoding="utf-8")
     for word in ("synthetic", "research", "Limits", "benchmarks.accuracy"):
         assert word in card
@@ -41,18 +45,29 @@ def test_it_describes_itself(model: onnx.ModelProto) -> None:
 
 
 def test_it_tells_no_path_of_the_machine_that_made_it() -> None:
-    content = PATH.read_bytes()
-    for trace in (b"site-packages", b"/home/", b"/Users/", b"/work/", b"/tmp/", b"stack_trace"):
-        assert trace not in content
+    for content in (PATH.read_bytes(), TWIN.read_bytes()):
+        for trace in (b"site-packages", b"/home/", b"/Users/", b"/work/", b"/tmp/", b"stack_trace"):
+            assert trace not in content
 
 
-def test_its_labels_do_not_depend_on_the_batch() -> None:
-    runner = Runner("default", device="cpu", threads=1)
+def test_its_twin_in_8_bits_is_of_this_file_and_agrees_in_every_bone() -> None:
+    file, twin = (Runner("default", device="cpu", precision=precision) for precision in ("fp32", "int8"))
+    assert twin.spec.twin is not None
+    assert (twin.spec.twin.of, twin.spec.twin.precision) == (file.fingerprint, "int8")
+    assert set(twin.spec.twin.agreement) == set(BONES)
+    assert min(twin.spec.twin.agreement.values()) >= LEAST_AGREEMENT
+    assert twin.spec.twin.slices >= 24
+    assert replace(twin.spec, twin=None) == file.spec
+    assert Runner("default", device="cpu").precision == ("int8" if multiplies_bytes() else "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_its_labels_do_not_depend_on_the_batch(precision: Precision) -> None:
+    runner = Runner("default", device="cpu", threads=1, precision=precision)
     images = np.random.default_rng(0).random((5, 3, 64, 128), dtype=np.float32)
     together = runner.run(images, (128, 256), confidence=True)
     alone = [runner.run(images[n : n + 1], (128, 256), confidence=True) for n in range(len(images))]
     assert np.array_equal(together.labels, np.concatenate([one.labels for one in alone]))
     assert np.array_equal(together.confidence, np.concatenate([one.confidence for one in alone]))
-    assert np.array_equal(
-        together.labels, Runner("default", device="cpu", threads=2).run(images, (128, 256)).labels
-    )
+    more = Runner("default", device="cpu", threads=2, precision=precision)
+    assert np.array_equal(together.labels, more.run(images, (128, 256)).labels)

@@ -69,7 +69,7 @@ def test_a_folded_network_computes_the_same_and_learns_from_there():
 
 def test_training_begins_with_what_the_bundled_network_says():
     images = np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
-    wanted = Runner("default", device="cpu").logits(images)
+    wanted = Runner("default", device="cpu", precision="fp32").logits(images)
     engine = TorchEngine(CONFIG, BONES)
 
     def furthest():
