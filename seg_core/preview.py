@@ -112,7 +112,8 @@ def draw_preview(
 
 def write_preview(path: str | Path, *args: Any, **kwargs: Any) -> None:
     """Write :func:`draw_preview` of the other arguments as PNG, without metadata."""
-    draw_preview(*args, **kwargs).save(path, format="PNG")
+    # Level 3 packs such pictures as small as the usual 6, in less than half the time.
+    draw_preview(*args, **kwargs).save(path, format="PNG", compress_level=3)
 
 
 def _lay_out(view: views.View, crop: tuple[slice, slice], panels: int, bones: Sequence[str]) -> _Layout:
