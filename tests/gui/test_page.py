@@ -121,6 +121,7 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     shots(second, "how")
     second.get_by_role("tab", name="Take away").click()
     second.get_by_role("button", name="Send to the training data").click()
+    second.wait_for_url("**/prepare")
     second.get_by_text("scan_desc-corrected_dseg.nii.gz").wait_for()
     assert "Doe" not in second.content()
     assert not second.get_by_label("Scan", exact=True).count()  # no field that would name the folder

@@ -19,6 +19,7 @@ class Watched:
 
     def __init__(self, runner, whole, wrong=False):
         self.runner, self.spec, self.batch, self.device = runner, runner.spec, runner.batch, runner.device
+        self.precision = runner.precision
         self.whole, self.wrong, self.seen = whole, wrong, 0
 
     def run(self, images, size, confidence=False):

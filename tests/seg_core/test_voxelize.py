@@ -174,7 +174,7 @@ def test_volume_of_a_sphere(radius, seed):
     mesh = sphere(radius, resolution=40)
     geometry = oblique((60, 60, 60), (0.5, 0.45, 0.5), seed)
     volume = voxelize(mesh, geometry).sum() * geometry.voxel_volume
-    assert volume == pytest.approx(mesh.volume_mm3, rel=0.01)
+    assert volume == pytest.approx(mesh.volume_mm3, rel=0.02)  # of 4,600 voxels and more
 
 
 def test_parts_that_overlap_are_united_and_winding_does_not_matter():
