@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from skimage.measure import find_contours
@@ -172,19 +173,19 @@ def _front_view(
     mean = view.image.mean(axis=1, dtype=np.float64).T[::-1]
     high = float(np.percentile(mean, 99.5))
     shade = views.enlarge(views.grey(mean, (float(np.percentile(mean, 2)), high)) ** 0.8, fine)
-    canvas = shade[..., None] * np.array([0.44, 0.49, 0.56]) * 255
+    canvas = shade[..., None] * np.array([0.44 * 255, 0.49 * 255, 0.56 * 255], np.float32)
     labels, depth = views.front(view.labels, view.sizes[1])
     scale = fine[1] / (view.labels.shape[0] * view.sizes[0])
     for value in np.unique(labels[labels > 0]):
         _lit_bone(canvas, labels == value, depth, scale, colours.get(int(value), _TEXT))
-    picture = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+    picture = Image.fromarray(np.clip(canvas, 0, 255, out=canvas).astype(np.uint8))
     _mark_levels(picture, view, levels)
     _sides(picture)
     return picture
 
 
 def _lit_bone(
-    canvas: views.FloatArray, mask: Any, depth: views.FloatArray, scale: float, colour: Colour
+    canvas: npt.NDArray[np.float32], mask: Any, depth: views.FloatArray, scale: float, colour: Colour
 ) -> None:
     """Paint a bone, lit, on the canvas (rows, columns, 3)."""
     fine = canvas.shape[:2]
@@ -198,7 +199,8 @@ def _lit_bone(
     )
     brightness = views.lit(weight[box], distance[box], scale)
     coverage = np.clip((inside[box] - 0.5) * 4 + 0.5, 0, 1)
-    canvas[box] += coverage[..., None] * (brightness[..., None] * np.array(colour) - canvas[box])
+    lit = brightness[..., None] * np.array(colour, np.float32)
+    canvas[box] += coverage[..., None] * (lit - canvas[box])
 
 
 def _mark_levels(picture: Image.Image, view: views.View, levels: Sequence[int]) -> None:
