@@ -1,11 +1,12 @@
 """The page as a whole: its routes, who may call them, and the server."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nicegui import app, ui
+from nicegui import app, background_tasks, ui
 
 from gui.desk import Desk
 from gui.guard import Access, Guard
@@ -70,7 +71,7 @@ def serve(config: Config, say: Callable[[str], object]) -> None:
     register_viewer(app)
     _guard(access)
     app.on_startup(desk.worker.start)
-    app.on_startup(lambda: say(access.address))
+    app.on_startup(lambda: background_tasks.create(_announce(config.host, port, access.address, say)))
     app.on_shutdown(desk.worker.stop)
     app.on_shutdown(store.close)
     ui.run(
@@ -87,6 +88,19 @@ def serve(config: Config, say: Callable[[str], object]) -> None:
         timeout_graceful_shutdown=3,
         reconnect_timeout=30.0,  # a laptop under load, or asleep, keeps its page
     )
+
+
+async def _announce(host: str, port: int, address: str, say: Callable[[str], object]) -> None:
+    """Say the address as soon as the port answers, which is after the server's start."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            say(address)
+            return
 
 
 def _guard(access: Access) -> None:
