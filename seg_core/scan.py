@@ -163,7 +163,7 @@ def _choose(found: dicom.Found, wanted: str | None) -> tuple[dicom.Series, str]:
         raise ScanError(
             first.found + (f", and {more} more file{'s' * (more > 1)} cannot be read" if more else ""),
             first.expected,
-            f"{first.fix}; or, if another series is meant, name it with --series NUMBER",
+            f"{first.fix or 'copy it again'}; or, if another series is meant, name it with --series NUMBER",
         )
     return dicom.choose_series(found.series, wanted)
 
