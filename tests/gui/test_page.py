@@ -52,6 +52,48 @@ def is_local(url, address):
     return url.startswith((f"http://{here}/", f"ws://{here}/", "data:", "blob:"))
 
 
+def paint(page):
+    """Paint a line of the left pelvis in the axial plane, and save."""
+    page.get_by_role("button", name="Axial plane alone").click()
+    page.get_by_role("button", name="Paint", exact=True).click()
+    page.get_by_role("button", name="left pelvis").first.click()
+    box = page.locator(".lls-pane-axial canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    page.get_by_role("button", name="Save correction").click()
+    page.get_by_text("The original is kept").wait_for()
+
+
+def compare(page, truth):
+    """Compare the result with a label map, with which it agrees."""
+    field = page.get_by_label("A reference: label map on this computer (NIfTI)")
+    field.fill(str(truth))
+    field.press("Enter")
+    page.get_by_text(f"Against {truth.name}").wait_for()
+    page.get_by_role("cell", name="1.000").first.wait_for()
+    assert page.get_by_role("cell", name="1.000").count() == 8
+
+
+def downloaded(page, role, name):
+    """Click on what is downloaded; return its path."""
+    with page.expect_download() as download:
+        page.get_by_role(role, name=name).click()
+    return download.value.path()
+
+
+def teach(page):
+    """Send the correction to the training data, and take it away from there."""
+    page.get_by_role("button", name="Send to the training data").click()
+    page.wait_for_url("**/prepare")
+    page.get_by_text("scan_desc-corrected_dseg.nii.gz").wait_for()
+    assert "Doe" not in page.content()
+    assert not page.get_by_label("Scan", exact=True).count()  # no field that would name the folder
+    page.get_by_role("button", name="Remove").click()
+    page.get_by_text("No subject yet").wait_for()
+
+
 def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, shots, legs):
     first = tab(page)
     open_scan(first, data / "Doe^Jane" / "dicom")
@@ -67,16 +109,7 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     shots(second, "result")
     assert "Doe" not in second.content()
 
-    second.get_by_role("button", name="Axial plane alone").click()
-    second.get_by_role("button", name="Paint", exact=True).click()
-    second.get_by_role("button", name="left pelvis").first.click()
-    box = second.locator(".lls-pane-axial canvas").bounding_box()
-    second.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    second.mouse.down()
-    second.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2, steps=4)
-    second.mouse.up()
-    second.get_by_role("button", name="Save correction").click()
-    second.get_by_text("The original is kept").wait_for()
+    paint(second)
     shots(second, "corrected")
 
     second.get_by_role("tab", name="Numbers").click()
@@ -84,32 +117,20 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     shots(second, "numbers")
 
     second.get_by_role("tab", name="Compare").click()
-    field = second.get_by_label("A reference: label map on this computer (NIfTI)")
-    field.fill(str(data / "truth.nii.gz"))
-    field.press("Enter")
-    second.get_by_text("Against truth.nii.gz").wait_for()
-    second.get_by_role("cell", name="1.000").first.wait_for()
-    assert second.get_by_role("cell", name="1.000").count() == 8
+    compare(second, data / "truth.nii.gz")
     shots(second, "compare")
 
     second.get_by_role("tab", name="Take away").click()
     shots(second, "files")
-    with second.expect_download() as download:
-        second.get_by_role("link", name="scan_dseg.nii.gz").click()
-    labels = read_labels(download.value.path().rename(data / "downloaded.nii.gz"))
+    labels = read_labels(downloaded(second, "link", "scan_dseg.nii.gz").rename(data / "downloaded.nii.gz"))
     np.testing.assert_array_equal(labels.array, legs[1].array)
-    with second.expect_download() as download:
-        second.get_by_role("button", name="Report in one file").click()
-    report = download.value.path().read_text(encoding="utf-8")
+    report = downloaded(second, "button", "Report in one file").read_text(encoding="utf-8")
     assert "<script src" not in report
     assert script not in report
-    with second.expect_download() as download:
-        second.get_by_role("button", name="Everything as zip").click()
-    assert "scan_report.json" in zipfile.ZipFile(download.value.path()).namelist()
-
-    with second.expect_download() as download:
-        second.get_by_role("link", name="scan_desc-corrected_dseg.nii.gz").click()
-    corrected = read_labels(download.value.path().rename(data / "corrected.nii.gz"))
+    everything = zipfile.ZipFile(downloaded(second, "button", "Everything as zip"))
+    assert "scan_report.json" in everything.namelist()
+    file = downloaded(second, "link", "scan_desc-corrected_dseg.nii.gz").rename(data / "corrected.nii.gz")
+    corrected = read_labels(file)
     painted = corrected.array != legs[1].array
     assert painted.any()
     assert set(corrected.array[painted]) == {8}
@@ -120,13 +141,7 @@ def test_from_a_folder_of_dicom_to_a_downloaded_result(page, tab, data, script, 
     second.get_by_text("The label map has the scan's shape and affine").wait_for()
     shots(second, "how")
     second.get_by_role("tab", name="Take away").click()
-    second.get_by_role("button", name="Send to the training data").click()
-    second.wait_for_url("**/prepare")
-    second.get_by_text("scan_desc-corrected_dseg.nii.gz").wait_for()
-    assert "Doe" not in second.content()
-    assert not second.get_by_label("Scan", exact=True).count()  # no field that would name the folder
-    second.get_by_role("button", name="Remove").click()
-    second.get_by_text("No subject yet").wait_for()
+    teach(second)
     assert [url for url in first.asked + second.asked if not is_local(url, page)] == []
     assert first.wrong + second.wrong == []
 
@@ -294,19 +309,44 @@ def test_what_a_killed_page_was_doing_is_cut_short_and_can_run_again(serve, tab,
     assert not list((store / "jobs").rglob("result/*"))
 
 
+def add_subject(page, folder):
+    """Choose the folder of a labelled subject."""
+    page.get_by_role("button", name="Add a subject's folder").click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator(".folderrow").first.wait_for()
+    if not dialog.get_by_role("button", name=folder.name).count():
+        dialog.get_by_role("button", name="Up").click()
+    dialog.get_by_role("button", name=folder.name).click()
+    dialog.get_by_text(str(folder)).wait_for()
+    dialog.get_by_role("button", name="Take this folder").click()
+    dialog.wait_for(state="detached")
+
+
+def stop_and_go_on(page, log, shots):
+    """Stop a training, let it go on for an epoch, and stop it again."""
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("it can go on where it was").wait_for()
+    stopped = read_log(log)
+    shots(page, "stopped")
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.get_by_role("button", name="Log").click()
+    page.get_by_text("resumed at epoch").wait_for()
+    page.get_by_text(f"epoch={len(stopped) + 1} ").wait_for()  # it is over
+    shots(page, "going-on")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Go on").wait_for()
+    resumed = read_log(log)
+    assert resumed[0] == stopped[0]  # it did not begin anew
+    assert [row["epoch"] for row in resumed] == [str(n + 1) for n in range(len(resumed))]
+    assert len(resumed) > len(stopped)
+
+
 def test_from_labelled_subjects_to_a_new_network(page, tab, data, store, shots):
     pytest.importorskip("torch", reason="the extra torch is not installed")
     found = tab(page.replace("/?", "/prepare?"))
     for name in ("subject1", "subject2"):
-        found.get_by_role("button", name="Add a subject's folder").click()
-        dialog = found.get_by_role("dialog")
-        dialog.locator(".folderrow").first.wait_for()
-        if not dialog.get_by_role("button", name=name).count():
-            dialog.get_by_role("button", name="Up").click()
-        dialog.get_by_role("button", name=name).click()
-        dialog.get_by_text(str(data / name)).wait_for()
-        dialog.get_by_role("button", name="Take this folder").click()
-        dialog.wait_for(state="detached")
+        add_subject(found, data / name)
     found.get_by_role("button", name="Add a row by hand").click()
     found.get_by_label("Name of the dataset").fill("legs")
     found.get_by_role("button", name="Check and prepare").click()
@@ -333,22 +373,7 @@ def test_from_labelled_subjects_to_a_new_network(page, tab, data, store, shots):
     found.get_by_role("button", name="Use the best network so far").wait_for()  # an epoch is over
     shots(found, "training")
     found.get_by_text(re.compile(r"epoch ([2-9]|\d\d+) of 500")).wait_for()  # the first can be gone on from
-    found.get_by_role("button", name="Stop").click()
-    found.get_by_text("it can go on where it was").wait_for()
-    stopped = read_log(store / "runs" / "mine" / "log.csv")
-    shots(found, "stopped")
-    found.get_by_role("button", name="Go on").click()
-    found.get_by_role("button", name="Stop").wait_for()
-    found.get_by_role("button", name="Log").click()
-    found.get_by_text("resumed at epoch").wait_for()
-    found.get_by_text(f"epoch={len(stopped) + 1} ").wait_for()  # it is over
-    shots(found, "going-on")
-    found.get_by_role("button", name="Stop").click()
-    found.get_by_role("button", name="Go on").wait_for()
-    resumed = read_log(store / "runs" / "mine" / "log.csv")
-    assert resumed[0] == stopped[0]  # it did not begin anew
-    assert [row["epoch"] for row in resumed] == [str(n + 1) for n in range(len(resumed))]
-    assert len(resumed) > len(stopped)
+    stop_and_go_on(found, store / "runs" / "mine" / "log.csv", shots)
     found.get_by_role("button", name="Use the best network so far").click()
     found.get_by_role("button", name="Segment with it").click()
     open_scan(found, data / "leg.nii.gz")
