@@ -1,0 +1,157 @@
+"""A network of one's own from `lls phantom` folders alone, with each trainer, by the commands of a user.
+
+    python -m benchmarks.own_network -o WORK
+
+Children and adults that `lls phantom` draws teach, two more choose the epoch; ``lls prepare``, ``lls train`` and
+``lls export`` make a network of each trainer, and ``lls segment`` finds bones with both in the ordinary scans of
+`benchmarks.accuracy`, of people whom nobody taught. The mean DSC shall be at least ``WANTED``. All settings are fixed
+here; they fit a CPU of two cores. WORK keeps everything; a command can be killed and called again.
+``--smoke`` proves only that it runs: tiny phantoms, of which the second chooses and is scored.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.accuracy import configurations
+from benchmarks.command import parser_of
+from benchmarks.report.sheet import SMOKE
+from seg_core.labels import BONES
+from seg_core.metrics import Scores, evaluate
+from seg_core.nifti import read_labels
+from seg_core.output import write_whole
+from trainers.phantom import PhantomConfig, make_phantom, write_phantom
+
+WANTED = 0.85
+FIRST_SEED = 600_000
+TRAINERS = ("torch", "keras")
+PEOPLE, CHOOSING = 30, 2
+SCAN = ("--slice-spacing", "5")
+TRAINING = tuple(
+    "--window 128 --batch 16 --epochs 10 --epoch-samples 3000 --validation-samples 120 --balance 0.5 --lr 5e-4"
+    " --lr-step 5e-5 --lr-floor 2e-5 --channel-fill neighbours --neighbour-mm 10".split()
+)
+"""Slices of 480 mm, of which windows of 240 mm are learned, with those 10 mm above and below."""
+_TINY = ("--size", "64", "--spacing", "7.5", "--slice-spacing", "20")
+_SMOKE_TRAINING = tuple("--network unet-mobilenetv2 --epochs 1 --epoch-samples 4 --batch 2".split())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the user chooses.
+
+    Parameters
+    ----------
+    work : Path
+        Folder of everything.
+    trainers : tuple of str
+        Whose networks.
+    smoke : bool
+        Whether to prove only that it runs.
+    """
+
+    work: Path
+    trainers: tuple[str, ...] = TRAINERS
+    smoke: bool = False
+
+
+def make_networks(setting: Setting) -> dict[str, Path]:
+    """Return a model file of each trainer; what an earlier call has done is kept."""
+    names = [f"person{number}" for number in range(1, 3 if setting.smoke else PEOPLE + CHOOSING + 1)]
+    chosen = names[1:] if setting.smoke else names[-CHOOSING:]
+    statures = np.linspace(115, 180, len(names))[np.random.default_rng(FIRST_SEED).permutation(len(names))]
+    folders = [setting.work / "people" / name for name in names]
+    for seed, (folder, stature) in enumerate(zip(folders, statures, strict=True), FIRST_SEED):
+        if not folder.is_dir():
+            body = ("--seed", seed, "--stature", round(stature), *(_TINY if setting.smoke else SCAN))
+            lls("phantom", "-o", folder, *body)
+    data = setting.work / "data"
+    pixels = ("--size", "64") if setting.smoke else ("--pixel-mm", "1.875")
+    lls("prepare", *folders, *pixels, "-o", data, "-q")
+    choice = [part for name in chosen for part in ("--validation-subject", name)]
+    models = {}
+    for trainer in setting.trainers:
+        run = setting.work / trainer
+        how = _SMOKE_TRAINING if setting.smoke else TRAINING
+        lls("train", data, *choice, "-o", run, "--trainer", trainer, *how)
+        models[trainer] = setting.work / f"{trainer}.onnx"
+        lls("export", run, "-o", models[trainer], "--name", trainer)
+    return models
+
+
+def lls(*arguments: object) -> None:
+    """Say a command, and run it."""
+    parts = [str(part) for part in arguments]
+    print("lls", *parts, flush=True)
+    subprocess.run([sys.executable, "-m", "cli", *parts], check=True)
+
+
+def scored(setting: Setting, model: Path) -> list[Scores]:
+    """Segment each test scan by the command and return its scores, of the 8 labels."""
+    results = []
+    for scan in test_scans(setting):
+        found = setting.work / "found" / model.stem / scan.name
+        if not found.is_dir():
+            lls("segment", scan / "dicom", "-o", found, "--model", model, "-q")
+        truth = read_labels(scan / "labels.nii.gz")
+        labels = read_labels(found / "scan_dseg.nii.gz").array
+        results.append(evaluate(labels, truth.array, 2 * len(BONES), truth.geometry.voxel_volume))
+    return results
+
+
+def test_scans(setting: Setting) -> Iterator[Path]:
+    """Yield the folders of the ordinary set, made where they are missing."""
+    if setting.smoke:
+        yield setting.work / "people" / "person2"
+        return
+    for config in configurations("ordinary"):
+        folder = setting.work / "ordinary" / _name(config)
+        if not folder.is_dir():
+            write_phantom(make_phantom(config), folder)
+        yield folder
+
+
+def _name(config: PhantomConfig) -> str:
+    return f"subject{config.subject}-{config.stature_cm:.0f}cm"
+
+
+def rows(results: Mapping[str, Sequence[Scores]]) -> Iterator[str]:
+    """Yield the table's lines: DSC a bone, mean and SD over scans and sides, and the mean of all bones."""
+    yield f"| trainer | {' | '.join(BONES)} | mean | at least |"
+    yield "|---|" + "---|" * (len(BONES) + 2)
+    for trainer, scores in results.items():
+        dsc = np.array([s.dsc for s in scores]).reshape(-1, len(BONES))
+        cells = [f"{np.nanmean(d):.3f} ± {np.nanstd(d):.3f}" for d in dsc.T]
+        yield f"| {trainer} | {' | '.join(cells)} | {np.nanmean(np.nanmean(dsc, 0)):.3f} | {WANTED} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the networks, score them, print the table, and return the exit code."""
+    parser = parser_of(__doc__, "benchmarks.own_network")
+    parser.add_argument("-o", "--work", type=Path, required=True, help="folder of everything")
+    parser.add_argument("--trainer", dest="trainers", action="append", help="only this; may be repeated")
+    parser.add_argument("--smoke", action="store_true", help="tiny phantoms, one epoch: figures mean nothing")
+    given = parser.parse_args(arguments)
+    setting = Setting(given.work, tuple(given.trainers or TRAINERS), given.smoke)
+    try:
+        models = make_networks(setting)
+        results = {trainer: scored(setting, model) for trainer, model in models.items()}
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    lines = [*([SMOKE, ""] if setting.smoke else []), *rows(results)]
+    text = "\n".join(lines) + "\n"
+    smoke = "-smoke" * setting.smoke
+    write_whole(setting.work / f"own-network{smoke}.md", text)
+    figures = {trainer: [s.dsc.tolist() for s in scores] for trainer, scores in results.items()}
+    write_whole(setting.work / f"own-network{smoke}.json", json.dumps(figures, indent=1) + "\n")
+    print(f"\n{text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
