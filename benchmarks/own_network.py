@@ -2,11 +2,11 @@
 
     python -m benchmarks.own_network -o WORK
 
-Children and adults that `lls phantom` draws teach, two more choose the epoch; ``lls prepare``, ``lls train`` and
-``lls export`` make a network of each trainer, and ``lls segment`` finds bones with both in the ordinary scans of
-`benchmarks.accuracy`, of people whom nobody taught. The mean DSC shall be at least ``WANTED``. All settings are fixed
-here; they fit a CPU of two cores. WORK keeps everything; a command can be killed and called again.
-``--smoke`` proves only that it runs: tiny phantoms, of which the second chooses and is scored.
+Children and adults that `lls phantom` draws teach, two more choose the epoch; ``lls prepare``, ``lls train``
+and ``lls export`` make a network of each trainer, and ``lls segment`` finds bones with both in the ordinary
+scans of `benchmarks.accuracy`, of people whom nobody taught. The mean DSC shall be at least ``WANTED``. All
+settings are fixed here; they fit a CPU of two cores. WORK keeps everything; a command can be killed and
+called again. ``--smoke`` proves only that it runs: tiny phantoms, of which the second chooses and is scored.
 """
 
 import json
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -27,18 +28,34 @@ from seg_core.nifti import read_labels
 from seg_core.output import write_whole
 from trainers.phantom import PhantomConfig, make_phantom, write_phantom
 
+Options = Mapping[str, object]
+"""Of a command, as Python writes their names."""
+
 WANTED = 0.85
 FIRST_SEED = 600_000
 TRAINERS = ("torch", "keras")
 PEOPLE, CHOOSING = 30, 2
-SCAN = ("--slice-spacing", "5")
-TRAINING = tuple(
-    "--window 128 --batch 16 --epochs 10 --epoch-samples 3000 --validation-samples 120 --balance 0.5 --lr 5e-4"
-    " --lr-step 5e-5 --lr-floor 2e-5 --channel-fill neighbours --neighbour-mm 10".split()
+SCAN: Options = MappingProxyType({"slice_spacing": 5})
+TRAINING: Options = MappingProxyType(
+    {
+        "window": 128,
+        "batch": 16,
+        "epochs": 10,
+        "epoch_samples": 3000,
+        "validation_samples": 120,
+        "balance": 0.5,
+        "lr": "5e-4",
+        "lr_step": "5e-5",
+        "lr_floor": "2e-5",
+        "channel_fill": "neighbours",
+        "neighbour_mm": 10,
+    }
 )
 """Slices of 480 mm, of which windows of 240 mm are learned, with those 10 mm above and below."""
-_TINY = ("--size", "64", "--spacing", "7.5", "--slice-spacing", "20")
-_SMOKE_TRAINING = tuple("--network unet-mobilenetv2 --epochs 1 --epoch-samples 4 --batch 2".split())
+_SMOKE_SCAN: Options = MappingProxyType({"size": 64, "spacing": 7.5, "slice_spacing": 20})
+_SMOKE_TRAINING: Options = MappingProxyType(
+    {"network": "unet-mobilenetv2", "epochs": 1, "epoch_samples": 4, "batch": 2}
+)
 
 
 @dataclass(frozen=True)
@@ -62,31 +79,37 @@ class Setting:
 
 def make_networks(setting: Setting) -> dict[str, Path]:
     """Return a model file of each trainer; what an earlier call has done is kept."""
-    names = [f"person{number}" for number in range(1, 3 if setting.smoke else PEOPLE + CHOOSING + 1)]
-    chosen = names[1:] if setting.smoke else names[-CHOOSING:]
-    statures = np.linspace(115, 180, len(names))[np.random.default_rng(FIRST_SEED).permutation(len(names))]
-    folders = [setting.work / "people" / name for name in names]
-    for seed, (folder, stature) in enumerate(zip(folders, statures, strict=True), FIRST_SEED):
-        if not folder.is_dir():
-            body = ("--seed", seed, "--stature", round(stature), *(_TINY if setting.smoke else SCAN))
-            lls("phantom", "-o", folder, *body)
-    data = setting.work / "data"
-    pixels = ("--size", "64") if setting.smoke else ("--pixel-mm", "1.875")
-    lls("prepare", *folders, *pixels, "-o", data, "-q")
-    choice = [part for name in chosen for part in ("--validation-subject", name)]
+    folders, data = list(people(setting)), setting.work / "data"
+    lls("prepare", *folders, "-o", data, "-q", **{"size": 64} if setting.smoke else {"pixel_mm": 1.875})
+    choice = [
+        f"--validation-subject={folder.name}" for folder in folders[-1 if setting.smoke else -CHOOSING :]
+    ]
     models = {}
     for trainer in setting.trainers:
-        run = setting.work / trainer
+        run, models[trainer] = setting.work / trainer, setting.work / f"{trainer}.onnx"
         how = _SMOKE_TRAINING if setting.smoke else TRAINING
-        lls("train", data, *choice, "-o", run, "--trainer", trainer, *how)
-        models[trainer] = setting.work / f"{trainer}.onnx"
-        lls("export", run, "-o", models[trainer], "--name", trainer)
+        lls("train", data, *choice, "-o", run, trainer=trainer, **how)
+        lls("export", run, "-o", models[trainer], name=trainer)
     return models
 
 
-def lls(*arguments: object) -> None:
+def people(setting: Setting) -> Iterator[Path]:
+    """Yield the folders of those who teach and choose, made where they are missing."""
+    count = 2 if setting.smoke else PEOPLE + CHOOSING
+    statures = np.linspace(115, 180, count)[np.random.default_rng(FIRST_SEED).permutation(count)]
+    for number, stature in enumerate(statures):
+        folder = setting.work / "people" / f"person{number + 1}"
+        if not folder.is_dir():
+            slices = _SMOKE_SCAN if setting.smoke else SCAN
+            lls("phantom", "-o", folder, seed=FIRST_SEED + number, stature=round(stature), **slices)
+        yield folder
+
+
+def lls(*arguments: object, **options: object) -> None:
     """Say a command, and run it."""
     parts = [str(part) for part in arguments]
+    for name, value in options.items():
+        parts += [f"--{name.replace('_', '-')}", str(value)]
     print("lls", *parts, flush=True)
     subprocess.run([sys.executable, "-m", "cli", *parts], check=True)
 

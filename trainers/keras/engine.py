@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from llvmlite import binding
 
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
 from trainers.config import TrainConfig
@@ -36,9 +37,10 @@ class KerasEngine:
         self.config, self.classes = config, classes
         _use_threads(config.threads)
         self.device = _device(config.device)
+        self.autocast = computes_bfloat16(self.device)
         # Keras draws initial weights from one generator for all networks.
         keras.utils.set_random_seed(config.seed)
-        with tf.device(self.device), _mixed_precision(self.device):
+        with tf.device(self.device), _mixed_precision(self.autocast):
             self.network = _first_network(config, classes)
             if config.freeze_encoder:
                 freeze_encoder(self.network)
@@ -206,15 +208,23 @@ def _use_threads(threads: int) -> None:
 
 
 @contextmanager
-def _mixed_precision(device: str) -> Iterator[None]:
-    """Let layers made meanwhile compute in bfloat16 where the GPU has it in hardware; weights are float32."""
+def _mixed_precision(wanted: bool) -> Iterator[None]:
+    """Let layers made meanwhile compute in bfloat16 if it is wanted; weights are float32."""
     before = keras.config.dtype_policy()
-    if device == "/GPU:0" and _capability() >= (8, 0):
+    if wanted:
         keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulated it would be slower than float32."""
+    if device == "/GPU:0":
+        return _capability() >= (8, 0)
+    abilities = binding.get_host_cpu_features()
+    return any(abilities.get(name, False) for name in ("avx512bf16", "amx-bf16"))
 
 
 def _capability() -> tuple[int, int]:
