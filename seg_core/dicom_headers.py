@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seg_core.errors import ScanError
 
 _PLAIN_TAGS = [
@@ -43,7 +45,8 @@ _PLAIN_TAGS = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
-_IMPLICIT_LITTLE, _EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+UNCOMPRESSED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+"""Transfer syntaxes, both little endian: implicit, explicit."""
 _STANDARD_UIDS = "1.2.840.10008."
 # without preamble the first element is (0002,0000), (0008,0000), (0008,0005) or (0008,0008)
 _BARE_STARTS = (b"\2\0\0\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0")
@@ -95,6 +98,16 @@ class PixelFormat:
         return (-half, half - 1) if self.signed else (0, 2 * half - 1)
 
     @property
+    def stored_type(self) -> np.dtype[Any]:
+        """Type of the stored numbers, little endian."""
+        return np.dtype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether pixels are anything but numbers, one after another, little endian."""
+        return self.syntax not in UNCOMPRESSED
+
+    @property
     def is_value(self) -> bool:
         """Whether what is stored is the value itself."""
         return self.stored == self.allocated and self.slope == 1.0 and self.intercept == 0.0
@@ -131,7 +144,7 @@ class Plane:
     laterality : str or None
         ``"R"`` or ``"L"``.
     offset : int or None
-        Where its numbers begin in the file, if they lie there one after another, uncompressed, little endian.
+        Where its pixels, compressed or not, begin in the file, if the quick reader found them.
     """
 
     path: Path
@@ -295,7 +308,8 @@ def _pixel_format(dataset: Any, find: Any) -> PixelFormat:
 
 def _bare_syntax(dataset: Any) -> str:
     """Return the syntax of a file without preamble, as pydicom guessed it."""
-    return _IMPLICIT_LITTLE if dataset.original_encoding[0] else _EXPLICIT_LITTLE
+    implicit, explicit = UNCOMPRESSED
+    return implicit if dataset.original_encoding[0] else explicit
 
 
 def _strings(value: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from seg_core.dicom_headers import PixelFormat, Plane
 from seg_core.errors import MemoryLimitError, ScanError
 
 _THREADS = 4
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 
 
 def output_type(planes: Sequence[Plane]) -> np.dtype[Any]:
@@ -59,11 +60,11 @@ def decode(planes: Sequence[Plane]) -> npt.NDArray[Any]:
         raise MemoryLimitError(
             f"no memory for {shape} pixels", fix="use a machine with more memory"
         ) from error
-    plain = [k for k, plane in enumerate(planes) if plane.offset is not None]
+    plain: list[int] = []
     files: dict[Path, list[int]] = defaultdict(list)
     for k, plane in enumerate(planes):
-        if plane.offset is None:
-            files[plane.path].append(k)
+        is_plain = plane.offset is not None and not plane.pixels.is_compressed
+        (plain if is_plain else files[plane.path]).append(k)
 
     def read(first: int) -> None:
         _read_plain(planes, plain[first::_THREADS], array)
@@ -85,7 +86,7 @@ def _read_plain(planes: Sequence[Plane], wanted: Sequence[int], array: npt.NDArr
     buffer = np.empty(array.shape[1:], np.uint16)
     for k in wanted:
         layout = planes[k].pixels
-        stored = np.dtype(f"<{'i' if layout.signed else 'u'}{layout.allocated // 8}")
+        stored = layout.stored_type
         fits = stored == array.dtype and layout.is_value
         target = array[k] if fits else buffer.reshape(-1).view(stored)[: buffer.size].reshape(buffer.shape)
         _read_numbers(planes[k], target)
@@ -108,29 +109,96 @@ def _read_numbers(plane: Plane, target: npt.NDArray[Any]) -> None:
 
 def _frames(path: Path, planes: Sequence[Plane]) -> Iterator[npt.NDArray[Any]]:
     """Yield the stored values (row, column) of some frames of one file, in the order given."""
-    from pydicom import dcmread
-    from pydicom.pixels import iter_pixels
-    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+    from pydicom.uid import UID
 
     expected = (planes[0].kind.rows, planes[0].kind.columns)
-    syntax, indices = planes[0].pixels.syntax, [p.frame for p in planes]
-    frames: Iterator[npt.NDArray[Any]] | None = None
+    quick = planes[0].offset is not None
+    frames = map(_only_frame, planes) if quick else _frames_by_pydicom(path, planes)
     for _ in planes:
         try:
-            if frames is None:
-                # pydicom looks for a file's pixels without inflating it first
-                source = dcmread(path) if syntax == DeflatedExplicitVRLittleEndian else path
-                # unused bits are corrected below: pydicom takes the lowest for those stored
-                options = {"transfer_syntax_uid": UID(syntax), "correct_unused_bits": False}
-                frames = iter_pixels(source, indices=indices, raw=True, **options)
             pixels = next(frames)
         except PermissionError as error:
             raise ScanError(f"no permission to read {path.name}") from error
         except Exception as error:  # decoders raise anything on damaged bytes
-            raise _undecodable(path, UID(syntax).name, error) from error
+            raise _undecodable(path, UID(planes[0].pixels.syntax).name, error) from error
         if pixels.shape != expected:
             raise ScanError(f"{path.name} holds {pixels.shape} pixels", f"{expected}, as its header says")
         yield pixels
+
+
+def _frames_by_pydicom(path: Path, planes: Sequence[Plane]) -> Iterator[npt.NDArray[Any]]:
+    """Yield frames of a file of any kind."""
+    from pydicom import dcmread
+    from pydicom.pixels import iter_pixels
+    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+    syntax = UID(planes[0].pixels.syntax)
+    # pydicom looks for a file's pixels without inflating it first
+    source = dcmread(path) if syntax == DeflatedExplicitVRLittleEndian else path
+    # unused bits are corrected below: pydicom takes the lowest for those stored
+    options = {"transfer_syntax_uid": syntax, "correct_unused_bits": False}
+    yield from iter_pixels(source, indices=[p.frame for p in planes], raw=True, **options)
+
+
+def _only_frame(plane: Plane) -> npt.NDArray[Any]:
+    """Return the frame of a compressed file whose header needs no second reading."""
+    from pydicom.pixels import get_decoder
+
+    with plane.path.open("rb", buffering=0) as file:
+        file.seek(plane.offset or 0)
+        content = file.read()
+    if not _is_whole(content):
+        return next(_frames_by_pydicom(plane.path, [plane]))
+    layout = plane.pixels
+    pixels = _jpeg_2000(content, plane) if layout.syntax in _JPEG_2000 else None
+    if pixels is None:
+        pixels, _ = get_decoder(layout.syntax).as_array(
+            content,
+            raw=True,
+            rows=plane.kind.rows,
+            columns=plane.kind.columns,
+            samples_per_pixel=1,
+            bits_allocated=layout.allocated,
+            bits_stored=layout.stored,
+            number_of_frames=1,
+            pixel_representation=int(layout.signed),
+            photometric_interpretation=plane.kind.photometric,
+            pixel_keyword="PixelData",
+            correct_unused_bits=False,
+        )
+    return pixels
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether a table of no offset but 0 begins, and fragments follow up to the end of their sequence."""
+    at, first = 0, int.from_bytes(content[4:8], "little")
+    if first not in (0, 4) or any(content[8 : 8 + first]):
+        return False
+    while content[at : at + 4] == b"\xfe\xff\x00\xe0":
+        at += 8 + int.from_bytes(content[at + 4 : at + 8], "little")
+    return content[at : at + 8] == b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+def _jpeg_2000(content: bytes, plane: Plane) -> npt.NDArray[Any] | None:
+    """Decode without holding the interpreter, so that several threads can; None where that is pydicom's.
+
+    imagecodecs is not needed: pydicom's decoder gives the same, one frame after the other.
+    """
+    from pydicom.encaps import get_frame
+    from pydicom.pixels.utils import get_j2k_parameters
+
+    try:
+        from imagecodecs import jpeg2k_decode
+    except ImportError:
+        return None
+    frame = get_frame(content, 0, number_of_frames=1)
+    said = get_j2k_parameters(frame)
+    layout = plane.pixels
+    if (said.get("precision"), said.get("is_signed")) != (layout.stored, layout.signed):
+        return None  # which of the two counts is pydicom's to know
+    pixels: npt.NDArray[Any] = jpeg2k_decode(frame)
+    as_said = pixels.dtype == layout.stored_type and pixels.shape == (plane.kind.rows, plane.kind.columns)
+    return pixels if as_said else None
 
 
 def _undecodable(path: Path, syntax: str, error: Exception) -> ScanError:

@@ -1,8 +1,8 @@
 """Headers of plain DICOM files, many times sooner than pydicom: most of a series is read by this.
 
-Plain is an uncompressed little endian file of one grey frame with 8 or 16 bits a pixel, whose elements are as
-PS3.5 wants them. Whatever is not, or looks odd in any way, is left to pydicom (``dicom_headers``), so that
-this reader needs no opinion on damaged files; what it does return equals what pydicom would have given.
+Plain is a little endian file of one grey frame with 8 or 16 bits a pixel, compressed or not, whose elements
+are as PS3.5 wants them. Whatever is not, or looks odd in any way, is left to pydicom (``dicom_headers``), so
+that this reader needs no opinion on damaged files; what it does return equals what pydicom would have given.
 """
 
 import re
@@ -11,10 +11,12 @@ from pathlib import Path
 from struct import Struct, error
 from types import MappingProxyType
 
-from seg_core.dicom_headers import Kind, PixelFormat, Plane
+from seg_core.dicom_headers import UNCOMPRESSED, Kind, PixelFormat, Plane
 
-_IMPLICIT, _EXPLICIT = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1"
-_PIXEL_DATA, _FIRST_PIXEL_TAG = 0x7FE00010, 0x7FE00008
+_IMPLICIT, _EXPLICIT = (uid.encode() for uid in UNCOMPRESSED)
+_COMPRESSED = re.compile(rb"1\.2\.840\.10008\.1\.2\.(5|4\.(50|51|57|70|80|81|90|91))")
+"""RLE, JPEG, JPEG-LS and JPEG 2000; the elements of all are explicit."""
+_PIXEL_DATA, _FIRST_PIXEL_TAG = 0x7FE00010, 0x7FE00001
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _CHARACTER_SET, _FRAMES, _SAMPLES = 0x00080005, 0x00280008, 0x00280002
 _SHARED_GROUPS, _FRAME_GROUPS = 0x52009229, 0x52009230
@@ -105,8 +107,15 @@ def read_plain(path: Path) -> Plane | None:
 
 def _plane(path: Path, head: bytes, size: int) -> Plane:
     syntax, start = _file_meta(head)
-    values, offset, length = _dataset(head, start, syntax == _EXPLICIT)
-    return _Header(values).plane(path, syntax.decode(), offset, min(length, size - offset))
+    values, offset, length = _dataset(head, start, syntax != _IMPLICIT)
+    plane = _Header(values).plane(path, syntax.decode(), offset)
+    if plane.pixels.is_compressed:
+        _need(length == _UNDEFINED and _tag(head, offset) == _ITEM)
+    else:
+        pixel_bytes = plane.kind.rows * plane.kind.columns * plane.pixels.allocated // 8
+        _need(length != _UNDEFINED)
+        _need(pixel_bytes <= min(length, size - offset) <= pixel_bytes + pixel_bytes % 2)
+    return plane
 
 
 def _need(condition: bool) -> None:
@@ -125,7 +134,7 @@ def _file_meta(head: bytes) -> tuple[bytes, int]:
             _need(vr == _UI)
             syntax = head[at : at + length].rstrip(b"\0 ")
         at += length
-    _need(syntax in (_IMPLICIT, _EXPLICIT))
+    _need(syntax in (_IMPLICIT, _EXPLICIT) or _COMPRESSED.fullmatch(syntax) is not None)
     return syntax, at
 
 
@@ -163,7 +172,7 @@ def _dataset(head: bytes, at: int, explicit: bool) -> tuple[dict[int, bytes], in
             _need(vr in (b"", _WANTED[tag]))
             values[tag] = _value(head, at, length)
         at += length
-    _need(tag == _PIXEL_DATA and vr in (b"", b"OB", b"OW") and length != _UNDEFINED)
+    _need(tag == _PIXEL_DATA and vr in (b"", b"OB", b"OW"))
     return values, at, length
 
 
@@ -220,14 +229,12 @@ class _Header:
     def __init__(self, values: dict[int, bytes]) -> None:
         self._values = values
 
-    def plane(self, path: Path, syntax: str, offset: int, available: int) -> Plane:
+    def plane(self, path: Path, syntax: str, offset: int) -> Plane:
         _need(_SHARED_GROUPS not in self._values and _FRAME_GROUPS not in self._values)
         _need(_SINGLE_BYTE.fullmatch(self._bytes(_CHARACTER_SET)) is not None)
         _need(self._whole(_FRAMES) in (None, 1) and self._count(_SAMPLES) == 1)
         kind, pixels = self._kind(), self._pixels(syntax)
         _need(kind.rows > 0 and kind.columns > 0)
-        pixel_bytes = kind.rows * kind.columns * pixels.allocated // 8
-        _need(pixel_bytes <= available <= pixel_bytes + pixel_bytes % 2)
         laterality = self._text(0x00200062) or self._text(0x00200060)
         return Plane(
             path=path,

@@ -1,5 +1,6 @@
 """The quick reader gives what pydicom gives, or leaves the file to it."""
 
+import sys
 import warnings
 from dataclasses import replace
 from io import BytesIO
@@ -10,13 +11,16 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagecodecs import jpeg2k_encode
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     RLELossless,
 )
 
@@ -30,6 +34,7 @@ from trainers.dicom_writer import SeriesInfo, write_series
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dicom"
 PLAIN = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+COMPRESSED = [RLELossless, JPEG2000Lossless]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,13 @@ def encoded(sample, syntax=ExplicitVRLittleEndian, change=None):
         change(dataset)
     out = BytesIO()
     if syntax == RLELossless:
-        dataset.compress(syntax)
+        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.save_as(out)
+    elif syntax == JPEG2000Lossless:  # pydicom encodes no image as small as this
+        options = {"level": 0, "reversible": True, "codecformat": "J2K", "resolutions": 1}
+        dataset.PixelData = encapsulate([bytes(jpeg2k_encode(dataset.pixel_array, **options))])
+        dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+        dataset.file_meta.TransferSyntaxUID = syntax
         dataset.save_as(out)
     else:
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -79,10 +90,23 @@ def agrees(folder, content):
         expected = read_planes(path)
     assert expected == [replace(plane, offset=None)]
     assert plane.offset is not None
-    ours, theirs = decode([plane]), decode(expected)
-    assert ours.dtype == theirs.dtype
-    assert np.array_equal(ours, theirs)
+    ours, theirs = pixels_or_error([plane]), pixels_or_error(expected)
+    assert type(ours) is type(theirs)
+    if isinstance(theirs, ScanError):
+        assert str(ours) == str(theirs)
+    else:
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
     return True
+
+
+def pixels_or_error(planes):
+    """Return what is decoded, or the error for compressed pixels that are damaged."""
+    try:
+        return decode(planes)
+    except ScanError as error:
+        assert planes[0].pixels.is_compressed
+        return error
 
 
 def items(undefined, inner):
@@ -105,7 +129,7 @@ def add_sequences(dataset, undefined=True):
     block.add_new(3, "OB", b"x" * 300)
 
 
-@pytest.mark.parametrize("syntax", PLAIN)
+@pytest.mark.parametrize("syntax", [*PLAIN, *COMPRESSED])
 @pytest.mark.parametrize("undefined", [False, True])
 def test_sequences_and_private_tags(folder, sample, syntax, undefined):
     assert agrees(folder, encoded(sample, syntax, lambda d: add_sequences(d, undefined)))
@@ -135,7 +159,7 @@ def test_headers_longer_than_what_is_read_at_first(folder, sample, syntax):
         {"SpecificCharacterSet": None, "SeriesDescription": "  knee, left", "Modality": ""},
     ],
 )
-@pytest.mark.parametrize("syntax", PLAIN)
+@pytest.mark.parametrize("syntax", [*PLAIN, *COMPRESSED])
 def test_what_plain_files_may_say(folder, sample, syntax, values):
     def change(dataset):
         for name, value in values.items():
@@ -178,7 +202,37 @@ def test_what_is_left_to_pydicom(folder, sample, values):
     assert quick(folder, encoded(sample, change=change))[1] is None
 
 
-@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+@pytest.mark.parametrize("syntax", COMPRESSED)
+@pytest.mark.parametrize(
+    "values", [{"BitsStored": 12, "HighBit": 11}, {"PixelRepresentation": 0}, {"Rows": 2}]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_header_that_contradicts_its_compressed_pixels(folder, sample, syntax, values):
+    dataset, out = pydicom.dcmread(BytesIO(encoded(sample, syntax))), BytesIO()
+    for name, value in values.items():
+        setattr(dataset, name, value)
+    dataset.save_as(out)
+    assert agrees(folder, out.getvalue())
+
+
+@pytest.mark.parametrize("syntax", COMPRESSED)
+def test_compressed_pixels_in_several_fragments(folder, sample, syntax):
+    dataset, out = pydicom.dcmread(BytesIO(encoded(sample, syntax))), BytesIO()
+    (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    dataset.PixelData = encapsulate([frame], fragments_per_frame=3)
+    dataset.save_as(out)
+    assert agrees(folder, out.getvalue())
+
+
+def test_jpeg_2000_without_imagecodecs(folder, sample, monkeypatch):
+    plane = quick(folder, encoded(sample, JPEG2000Lossless))[1]
+    with_it = decode([plane])
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    assert np.array_equal(decode([plane]), with_it)
+    assert np.array_equal(with_it, decode([quick(folder, sample)[1]]))
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_other_encodings_are_left_to_pydicom(folder, sample, syntax):
     path, plane = quick(folder, encoded(sample, syntax))
     assert plane is None
@@ -247,7 +301,7 @@ def test_rewriting_values_leaves_the_file_plain(folder, sample):
 
 
 @settings(deadline=None, max_examples=200)
-@given(data=st.data(), syntax=st.sampled_from(PLAIN))
+@given(data=st.data(), syntax=st.sampled_from([*PLAIN, *COMPRESSED]))
 def test_damaged_bytes_are_read_as_pydicom_reads_them(folder, sample, data, syntax):
     content = bytearray(encoded(sample, syntax, add_sequences))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -274,11 +328,12 @@ def test_plain_and_other_files_in_one_series(tmp_path):
     volume = Volume(array, Geometry(array.shape, np.diag([-1.0, -1.0, 3.0, 1.0])))
     paths = write_series(tmp_path, volume, SeriesInfo("seed"))
     for path in paths[::3]:
-        dataset = pydicom.dcmread(path)
-        dataset.compress(RLELossless)
-        dataset.save_as(path)
+        path.write_bytes(encoded(path.read_bytes(), ExplicitVRBigEndian))
+    for path, syntax in zip(paths[1::3], [*COMPRESSED, RLELossless], strict=True):
+        path.write_bytes(encoded(path.read_bytes(), syntax))
     (series,) = find_series(tmp_path)
     assert [plane.offset is None for plane in series.planes] == [True, False, False] * 3
+    assert [plane.pixels.is_compressed for plane in series.planes] == [True, True, False] * 3
     assert np.array_equal(read_series(series).array, array)
 
 
