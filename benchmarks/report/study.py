@@ -19,7 +19,8 @@ from trainers.scores import table as score_table
 
 SIZE = 256
 _SMOKE = {"epochs": 1, "epoch_samples": 4, "batch": 2, "validation_samples": 4, "patience": 1}
-_SMOKE_PATCH = (16, 32, 32)  # of networks of patches
+SMOKE_PATCH = (16, 32, 32)
+"""Of networks of patches, in a smoke run."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Study:
             changes["epochs"] = setting.epochs
         own = get_network(setting.trainer, variant.network).defaults
         if setting.smoke:
-            changes |= _SMOKE | ({"patch": _SMOKE_PATCH} if "patch" in own else {})
+            changes |= _SMOKE | ({"patch": SMOKE_PATCH} if "patch" in own else {})
         elif setting.epoch_samples is not None:
             changes["epoch_samples"] = setting.epoch_samples
         config = get_config(setting.trainer, variant.network, **changes)

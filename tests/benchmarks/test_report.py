@@ -15,10 +15,11 @@ from benchmarks.report.sheet import SMOKE, SYNTHETIC, Sheet
 from benchmarks.report.study import Plan, Setting, Study, Variant
 from benchmarks.report.table2 import TRAINING
 from benchmarks.report.table3 import FOURFOLD
-from benchmarks.report.table5 import interleaved
+from benchmarks.report.table5 import interleaved, segment
 from seg_core.errors import UsageError
 from seg_core.labels import BONES
 from trainers.cache import CacheIndex, SliceCacheWriter
+from trainers.config import TrainConfig
 from trainers.registry import Network
 from trainers.torch import engine
 
@@ -208,6 +209,21 @@ def test_times_are_taken_in_turn():
     jobs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     assert interleaved(jobs, 3, lambda: next(ticks)) == {"a": 1, "b": 4}
     assert order == list("ababab")
+
+
+def test_a_network_of_patches_slides_over_the_scan():
+    seen = []
+
+    class Engine:
+        def logits(self, images):
+            seen.append(images.shape)
+            return np.zeros((1, 3, *images.shape[2:]), np.float32)
+
+    config = TrainConfig(network="nnunet-3d", patch=(4, 8, 8))
+    segment(Engine(), config, np.zeros((6, 1, 8, 16), np.float32))
+    assert seen == 2 * 3 * [(1, 1, 4, 8, 8)]
+    with pytest.raises(UsageError, match="without logits"):
+        segment(object(), config, np.zeros((6, 1, 8, 16), np.float32))
 
 
 def test_a_sheet_shows_ratios_spreads_and_gaps():
