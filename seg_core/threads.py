@@ -35,5 +35,7 @@ def in_parts(work: Callable[[int, int], T], size: int, at_least: int = 1) -> lis
     bounds = [size * n // parts for n in range(parts + 1)]
     if parts == 1:
         return [work(0, size)]
-    with ThreadPoolExecutor(parts) as pool:
-        return list(pool.map(lambda part: work(*part), pairwise(bounds)))
+    own, *others = pairwise(bounds)
+    with ThreadPoolExecutor(parts - 1) as pool:
+        waiting = [pool.submit(work, *part) for part in others]
+        return [work(*own), *(part.result() for part in waiting)]

@@ -19,3 +19,9 @@ def test_parts_follow_one_another_and_cover_all(size, at_least):
 
 def test_a_single_part_stays_in_its_thread():
     assert in_parts(lambda start, stop: threading.current_thread(), 5, 10) == [threading.current_thread()]
+
+
+def test_the_caller_does_the_first_part_itself():
+    first, *others = in_parts(lambda start, stop: threading.current_thread(), 1000)
+    assert first is threading.current_thread()
+    assert first not in others
