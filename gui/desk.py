@@ -40,18 +40,22 @@ class Desk:
         """Remove a job with what it made, and the dropped files, runs and datasets that it alone spoke of."""
         if job.kind == "export":
             Path(job.request["model"]).unlink(missing_ok=True)
-        before = self._unspoken()  # what was dropped just now: no job speaks of it yet
+        kept = "uploads", "runs", "datasets"
+        before = self._unspoken(*kept)  # what was dropped just now: no job speaks of it yet
         self.store.remove(job)
-        await asyncio.to_thread(_remove, self._unspoken() - before)
+        await asyncio.to_thread(_remove, self._unspoken(*kept) - before)
 
     def sweep(self) -> None:
-        """Remove dropped files, runs and datasets that no job speaks of, before anybody can drop more."""
-        _remove(self._unspoken())
+        """Remove dropped files that no job speaks of, before anybody can drop more.
 
-    def _unspoken(self) -> set[Path]:
+        Runs and datasets stay: they go with the job that made them, and not because a list of jobs was lost.
+        """
+        _remove(self._unspoken("uploads"))
+
+    def _unspoken(self, *names: str) -> set[Path]:
         asked = [dict(job.request) for job in self.store.jobs()] + self.store.setting("subjects", [])
         spoken = [Path(text) for text in _paths(asked)]
-        folders = (self.store.root / name for name in ("uploads", "runs", "datasets"))
+        folders = (self.store.root / name for name in names)
         paths = (path for folder in folders for path in folder.iterdir())
         return {path for path in paths if not any(said.is_relative_to(path) for said in spoken)}
 

@@ -52,6 +52,14 @@ def test_a_training_goes_with_its_run_and_a_network_with_its_file(desk):
     assert other.exists()
 
 
+def test_networks_runs_and_datasets_outlive_the_list_of_jobs(desk):
+    kept = [desk.store.root / folder / "mine" for folder in ("runs", "datasets", "models")]
+    for folder in kept:
+        folder.mkdir()
+    desk.sweep()
+    assert all(folder.exists() for folder in kept)
+
+
 def test_where_scans_lie_is_shown_only_where_it_is_asked_for(desk):
     rows = [{"subject": "s", "scan": "/in/Doe^Jane/mr", "labels": str(desk.store.root / "a.nii.gz")}]
     scan = desk.store.add("segment", "a", {"scan": "/in/Doe^Jane", "name": "/", "series": None})
