@@ -35,6 +35,9 @@ def output_type(planes: Sequence[Plane]) -> np.dtype[Any]:
 def decode(planes: Sequence[Plane]) -> npt.NDArray[Any]:
     """Decode planes: stored values x slope + intercept of each.
 
+    Where the least value is meant to be white (MONOCHROME1, PS3.3 C.7.6.3.1.2), the least and the greatest of
+    all planes change places, and so do all between.
+
     Parameters
     ----------
     planes : sequence of Plane
@@ -78,6 +81,9 @@ def decode(planes: Sequence[Plane]) -> npt.NDArray[Any]:
         warnings.simplefilter("ignore")  # pydicom's remarks on padding and on values not used here
         for _ in (*pool.map(read, range(_THREADS)), *pool.map(fill, files)):
             pass
+    if kind.photometric == "MONOCHROME1":
+        ends = np.float64(array.min()) + np.float64(array.max())
+        np.subtract(ends, array, out=array, casting="unsafe")
     return array
 
 

@@ -150,6 +150,17 @@ def test_bits_beyond_those_stored_do_not_count(tmp_path, signed, high_bit, synta
     assert np.array_equal(read(tmp_path).array.T, expected)
 
 
+@pytest.mark.parametrize(("slope", "kind"), [("1", np.int16), ("0.5", np.float32)])
+def test_what_shall_be_white_where_it_is_least_is_turned_round(tmp_path, slope, kind):
+    paths, volume = write(tmp_path)
+    for path in paths:
+        edit(path, PhotometricInterpretation="MONOCHROME1", RescaleSlope=slope, RescaleIntercept="0")
+    array = volume.array * float(slope)
+    result = read(tmp_path).array
+    assert result.dtype == kind
+    assert np.array_equal(result, array.min() + array.max() - array)
+
+
 def test_other_byte_orders_and_compressed(tmp_path):
     paths, volume = write(tmp_path)
     for path, syntax in zip(paths, [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless], strict=False):
