@@ -42,6 +42,9 @@ class Contrast:
         and fat in a water image, which one scanner suppresses better than another.
     bright_cortex : float
         Share of free looks in which compact bone may be of any level (as in CT); in the others it is dark.
+    attenuation : float
+        Share of free looks in which X-rays are attenuated, as in CT: soft tissues nearly alike, trabecular
+        bone a little brighter, compact bone far.
     muscles, organs : float
         SD of a muscle's and of a loop of bowel's level around its tissue's, relative (log).
     texture : float
@@ -57,6 +60,8 @@ class Contrast:
     brightest : tuple of float
         Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window,
         as they are above 1.
+    soft : tuple of float
+        The same where X-rays are attenuated: the window reaches from air to bone.
     """
 
     known: float = 0.7
@@ -65,6 +70,7 @@ class Contrast:
     spread: float = 0.2
     dark_spread: float = 0.5
     bright_cortex: float = 0.15
+    attenuation: float = 0.25
     muscles: float = 0.06
     organs: float = 0.35
     texture: float = 0.15
@@ -73,6 +79,7 @@ class Contrast:
     marbled: float = 0.2
     suppressed: float = 0.4
     brightest: tuple[float, float] = (0.55, 1.1)
+    soft: tuple[float, float] = (0.35, 0.7)
 
 
 _DARK = 0.25
@@ -84,9 +91,15 @@ def draw_levels(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
 
     Negative where fat is in opposed phase: what is seen is the magnitude of a pixel's sum.
     """
-    level = _known(rng, contrast) if rng.random() < contrast.known else _free(rng, contrast)
+    brightest = contrast.brightest
+    if rng.random() < contrast.known:
+        level = _known(rng, contrast)
+    elif rng.random() < contrast.attenuation:
+        level, brightest = _attenuation(rng), contrast.soft
+    else:
+        level = _free(rng, contrast)
     level[Tissue.AIR] = 0
-    level *= rng.uniform(*contrast.brightest) / max(level[Tissue.MUSCLE], abs(level[Tissue.FAT]), 0.05)
+    level *= rng.uniform(*brightest) / max(level[Tissue.MUSCLE], abs(level[Tissue.FAT]), 0.05)
     level[Tissue.AIR] = rng.uniform(0, 0.02)
     tissues = material_tissues()
     spread = np.select(
@@ -122,6 +135,23 @@ def _free(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float6
     if rng.random() < 0.6:
         level[Tissue.MARROW] = level[Tissue.FAT] * rng.uniform(0.7, 1.1)
     level[Tissue.RED_MARROW] = _between(rng, level[Tissue.MARROW], level[Tissue.MUSCLE])
+    return level
+
+
+_DENSITIES = {
+    Tissue.SKIN: (0.96, 1.04), Tissue.FAT: (0.8, 0.97), Tissue.MUSCLE: (1.0, 1.0), Tissue.VESSEL: (0.95, 1.3),
+    Tissue.CORTEX: (1.4, 3.0), Tissue.MARROW: (0.85, 1.2), Tissue.RED_MARROW: (1.0, 1.45),
+    Tissue.CARTILAGE: (0.98, 1.06), Tissue.FLUID: (0.93, 1.0), Tissue.ORGAN: (0.94, 1.04),
+    Tissue.TENDON: (1.0, 1.08),
+}  # fmt: skip
+"""Range of the attenuation of X-rays, from air's as 0 to muscle's as 1."""
+
+
+def _attenuation(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    level = np.zeros(len(Tissue))
+    for tissue, (low, high) in _DENSITIES.items():
+        level[tissue] = rng.uniform(low, high)
+    level[Tissue.FASCIA] = _between(rng, level[Tissue.FAT], level[Tissue.MUSCLE])
     return level
 
 

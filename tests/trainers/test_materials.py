@@ -94,6 +94,20 @@ def test_known_looks_are_those_of_the_phantom():
     assert min(np.ptp(r) for r in ratios) == pytest.approx(0, abs=1e-5)
 
 
+def test_where_x_rays_are_attenuated_bone_alone_is_bright():
+    ct = Contrast(known=0.0, attenuation=1.0, muscles=0.0, organs=0.0)
+    levels = np.array([draw_levels(np.random.default_rng(s), ct) for s in range(100)])
+    shares = levels / levels[:, [Tissue.MUSCLE]]
+    assert (shares[:, Tissue.CORTEX] > 1.39).all()
+    assert (np.delete(shares, Tissue.CORTEX, 1) < 1.46).all()
+    assert (shares[:, Tissue.FAT] > 0.79).all()
+    assert (shares[:, Tissue.FAT] <= shares[:, Tissue.FASCIA]).all()
+    assert (levels[:, Tissue.MUSCLE] <= ct.soft[1] + 1e-6).all()
+    few = np.array([draw_levels(np.random.default_rng(s), Contrast(known=0.0)) for s in range(400)])
+    bright = few[:, Tissue.CORTEX] > 1.39 * few[:, Tissue.MUSCLE]
+    assert 0.2 < bright.mean() < 0.4  # a quarter, and a few others
+
+
 @pytest.mark.parametrize(
     "mixtures", [np.zeros((1, 4, 4), np.uint32), np.full((1, 1, 4, 4), MATERIALS << 8, np.uint32)]
 )
