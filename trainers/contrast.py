@@ -56,7 +56,7 @@ class Contrast:
         Greatest SD of the share of fat in muscle: streaks, bright in a fat image, dark in a water one.
     suppressed : float
         Share of water looks in which fat and marrow are darker still, down to black, as one scanner's
-        suppression leaves them.
+        suppression leaves them; and of fat looks in which all that is water is.
     brightest : tuple of float
         Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window,
         as they are above 1.
@@ -82,6 +82,10 @@ class Contrast:
     soft: tuple[float, float] = (0.35, 0.7)
 
 
+_WATERY = [
+    Tissue.SKIN, Tissue.MUSCLE, Tissue.FASCIA, Tissue.VESSEL, Tissue.CARTILAGE, Tissue.FLUID, Tissue.ORGAN,
+    Tissue.TENDON,
+]  # fmt: skip
 _DARK = 0.25
 """Known level below which a tissue counts as dark."""
 
@@ -118,6 +122,8 @@ def _known(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float
     level *= np.exp(rng.normal(0, 1, len(level)) * spread)
     if name == "water" and rng.random() < contrast.suppressed:
         level[[Tissue.FAT, Tissue.MARROW, Tissue.RED_MARROW]] *= rng.random()
+    if name == "fat" and rng.random() < contrast.suppressed:
+        level[_WATERY] *= rng.random()
     if name == "in_phase" and rng.random() < contrast.opposed:
         level[Tissue.FAT] *= -1
         level[Tissue.MARROW] *= -rng.uniform(0.2, 1)

@@ -147,6 +147,17 @@ def test_fat_and_marrow_of_water_looks_may_be_as_black_as_air():
     assert factor.min() < 0.05
 
 
+def test_muscle_of_fat_looks_may_be_as_black_as_compact_bone():
+    fat = Contrast(known=1.0, water=0.0, opposed=0.0, spread=0.0, dark_spread=0.0, muscles=0.0, organs=0.0)
+    drawn = (draw_levels(np.random.default_rng(seed), fat) for seed in range(800))
+    levels = np.array([level for level in drawn if level[Tissue.MARROW] > 2 * level[Tissue.MUSCLE]])
+    shares = levels / levels[:, [Tissue.FAT]]
+    usual = KNOWN_LEVELS["fat"][Tissue.MUSCLE] / KNOWN_LEVELS["fat"][Tissue.FAT]
+    assert 0.3 < (shares[:, Tissue.MUSCLE] < 0.99 * usual).mean() < 0.5
+    assert 0.1 < (shares[:, Tissue.MUSCLE] < shares[:, Tissue.CORTEX]).mean() < 0.3
+    assert np.ptp(shares[:, Tissue.MARROW]) < 1e-6
+
+
 def test_patches_have_several_sizes_in_every_tissue():
     flat = np.full((40, 1, 64, 64), Tissue.MUSCLE, np.uint32) | 255 << 16
     rough = Contrast(texture=0.0, grain=0.4, marbled=0.0, muscles=0.0)
@@ -159,7 +170,8 @@ def test_patches_have_several_sizes_in_every_tissue():
 
 
 def test_fat_and_water_cancel_in_opposed_phase():
-    opposed = Contrast(known=1.0, water=0.0, opposed=1.0, texture=0.0, patches=0.0, grain=0.0, marbled=0.0)
+    smooth = {"texture": 0.0, "patches": 0.0, "grain": 0.0, "marbled": 0.0}
+    opposed = Contrast(known=1.0, water=0.0, opposed=1.0, suppressed=0.0, **smooth)
     shares = np.arange(0, 256, 5).astype(np.uint32)
     border = (Tissue.FAT | Tissue.MUSCLE << 8 | shares << 16)[None, None, None]
     images = paint(border.repeat(60, 0), np.arange(60)[:, None], opposed)[:, 0, 0]
