@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from benchmarks.command import parser_of
 from benchmarks.report.sheet import Sheet
-from benchmarks.report.study import Setting
+from benchmarks.report.study import SIZE, Setting
 from benchmarks.report.table1 import table1
 from benchmarks.report.table2 import table2a, table2b, table2c, table2d
 from benchmarks.report.table3 import table3
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         ("epoch-samples", "slices an epoch, instead of all that teach"),
     ):
         parser.add_argument(f"--{name}", type=int, help=text)
+    parser.add_argument("--size", type=int, default=SIZE, help=f"rows and columns, instead of {SIZE}")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--repetitions", type=int, default=5, help="of measurements of time (5)")
     return parser

@@ -88,6 +88,8 @@ class Setting:
         Whether to prove only that it runs.
     subjects, folds, epochs, epoch_samples : int, optional
         Instead of the table's.
+    size : int
+        Rows and columns instead of the report's 256; other sizes of a table shrink with it.
     networks : tuple of str
         The only ones of a table of networks; by default the table's.
     device : str
@@ -104,6 +106,7 @@ class Setting:
     folds: int | None = None
     epochs: int | None = None
     epoch_samples: int | None = None
+    size: int = SIZE
     networks: tuple[str, ...] = ()
     device: str = "auto"
     repetitions: int = 5
@@ -112,7 +115,16 @@ class Setting:
     def options(self) -> str:
         """The command's options that give this setting."""
         parts = ["-o WORK"] + ["--smoke"] * self.smoke + [f"--network {name}" for name in self.networks]
-        for name in ("trainer", "encoder", "subjects", "folds", "epochs", "epoch_samples", "repetitions"):
+        for name in (
+            "trainer",
+            "encoder",
+            "subjects",
+            "folds",
+            "epochs",
+            "epoch_samples",
+            "size",
+            "repetitions",
+        ):
             value = getattr(self, name)
             if value != getattr(Setting, name):
                 # Of a path the last part: where it is on this machine is nobody's business.
@@ -167,8 +179,9 @@ class Study:
         return prepared(scans, self.home / "data" / name, self.pixels(size), plan.structures)
 
     def pixels(self, size: int = SIZE) -> int:
-        """Return rows and columns: half of them, in whole blocks of 16, for a smoke run."""
-        return -(-size // 32) * 16 if self.setting.smoke else size
+        """Return rows and columns in whole blocks of 16: half of them for a smoke run."""
+        wanted = SIZE // 2 if self.setting.smoke else self.setting.size
+        return -(-size * wanted // (16 * SIZE)) * 16
 
     def config(self, variant: Variant, data: Path, taught: float) -> TrainConfig:
         """Say how a variant is trained.

@@ -177,6 +177,16 @@ def test_the_full_setting_is_the_reports(tmp_path):
     assert not config.freeze_encoder
 
 
+def test_slices_shrink_alike(tmp_path):
+    sizes = [Study("1", Setting(tmp_path, **how)) for how in ({}, {"size": 128}, {"smoke": True})]
+    assert [[study.pixels(n) for n in (512, 400, 256)] for study in sizes] == [
+        [512, 400, 256],
+        [256, 208, 128],
+        [256, 208, 128],
+    ]
+    assert Setting(tmp_path, size=128).options == "-o WORK --size 128"
+
+
 def test_a_network_may_have_an_epoch_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setitem(engine.NETWORKS, "own", Network("a test's", "torch", {"epoch_samples": 60}))
     assert Study("3", Setting(tmp_path)).config(Variant("x", "own"), tmp_path, 1.0).epoch_samples == 60
