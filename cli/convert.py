@@ -14,7 +14,10 @@ from cli.console import PATH, debug_option, warn
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @debug_option
 def convert(scan: Path, output: Path, series: str | None, overwrite: bool) -> None:
-    """Write SCAN as it was read: stored values times slope plus intercept, nothing else changed."""
+    """Write SCAN as it was read: stored values times slope plus intercept.
+
+    Where the least is meant to be white (MONOCHROME1) they are turned round; nothing else is changed.
+    """
     from seg_core.errors import UsageError
     from seg_core.nifti import is_nifti, write_volume
     from seg_core.output import check_new_file

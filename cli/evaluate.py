@@ -71,12 +71,15 @@ def score_pairs(
     from seg_core.nifti import read_labels
 
     names: dict[int, str] = {}
+    invented: dict[int, str] = {}
     scores = []
     # Which labels there are is known after the first look only; maps are read twice so that one pair at a
     # time is in memory.
     for pair in pairs:
         for path in pair:
-            names |= _names(read_labels(path), path)
+            found, known = _names(read_labels(path), path)
+            (names if known else invented).update(found)
+    names = invented | names
     names.pop(IGNORED, None)
     highest = max(names, default=1)
     for pair in pairs:
@@ -85,15 +88,18 @@ def score_pairs(
     return dict(sorted(names.items())), scores
 
 
-def _names(labelmap: "LabelMap", path: Path) -> Mapping[int, str]:
-    """Return the file's own names; those of lls for a file without a table whose values fit them."""
+def _names(labelmap: "LabelMap", path: Path) -> tuple[Mapping[int, str], bool]:
+    """Return the file's names; those of lls for a file without a table whose values fit them.
+
+    And whether anybody gave them: those of other values are numbers alone.
+    """
     from seg_core.labels import BONES, IGNORED, sided_labels
     from seg_core.nifti import stem
 
     ours = sided_labels(BONES)
     has_table = path.with_name(f"{stem(path)}.json").is_file()
     odd = set(labelmap.labels) - set(ours) - {IGNORED}
-    return labelmap.labels if has_table or odd else ours
+    return (labelmap.labels, has_table) if has_table or odd else (ours, True)
 
 
 def records(names: Mapping[int, str], scores: "Scores") -> list[dict[str, Any]]:

@@ -83,6 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done already
         click.echo("interrupted: nothing was left half-written", err=True)
         return 130
     except Exception as error:
@@ -145,6 +146,9 @@ def main() -> Any:
         if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what its encoding does not
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
+    hangup = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(hangup, _terminate)
     # Also for programs that lls starts and for exporters: ONNX Runtime tells nobody of its use.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.exit(run())

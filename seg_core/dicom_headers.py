@@ -187,6 +187,8 @@ def read_planes(path: Path) -> list[Plane] | None:
         if "Rows" in dataset and "Columns" in dataset:
             return list(_planes(path, dataset))
         meant = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    except ScanError:
+        raise
     except Exception as error:  # pydicom decodes lazily and raises anything on damaged bytes
         raise _damaged(path, type(error).__name__) from error
     # without preamble and class it may be anything

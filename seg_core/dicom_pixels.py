@@ -15,6 +15,7 @@ from seg_core.errors import MemoryLimitError, ScanError
 
 _THREADS = 4
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_LOSSY = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91))
 
 
 def output_type(planes: Sequence[Plane]) -> np.dtype[Any]:
@@ -188,7 +189,7 @@ def _is_whole(content: bytes) -> bool:
 def _jpeg_2000(content: bytes, plane: Plane) -> npt.NDArray[Any] | None:
     """Decode without holding the interpreter, so that several threads can; None where that is pydicom's.
 
-    imagecodecs is not needed: pydicom's decoder gives the same, one frame after the other.
+    imagecodecs is not needed: pydicom's decoder gives the same of what it can read, a frame after the other.
     """
     from pydicom.encaps import get_frame
     from pydicom.pixels.utils import get_j2k_parameters
@@ -225,7 +226,9 @@ def _undecodable(path: Path, syntax: str, error: Exception) -> ScanError:
 
 def _values(pixels: npt.NDArray[Any], layout: PixelFormat, output: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return the values of stored pixels; bits outside those stored (old overlays) do not count."""
-    if layout.stored < layout.allocated:
+    if layout.stored < layout.allocated and layout.syntax in _LOSSY and not layout.signed:
+        pixels = np.minimum(pixels, layout.stored_range[1])  # a decoder may overshoot: 4098 of 12 bits
+    elif layout.stored < layout.allocated:
         wide = pixels.dtype.itemsize * 8
         pixels = np.left_shift(pixels, wide - 1 - layout.high_bit)
         pixels = np.right_shift(pixels, wide - layout.stored)  # arithmetic on signed types

@@ -335,8 +335,9 @@ def _stored(proxy: Any) -> npt.NDArray[Any]:
 def _scaled(stored: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[Any]:
     """Return stored x slope + intercept in float32, a slice at a time, rounded once."""
     scaled = np.empty(stored.shape, np.float32, order="F")
-    for k in range(stored.shape[-1]):
-        scaled[..., k] = stored[..., k] * np.float64(slope) + intercept
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, in words
+        for k in range(stored.shape[-1]):
+            scaled[..., k] = stored[..., k] * np.float64(slope) + intercept
     return scaled
 
 

@@ -202,6 +202,7 @@ def _series_facts(series: dicom.Series) -> dict[str, Any]:
         "volumes": len(series.volumes),
         "volume": series.volume,
         "files": len(series.files),
+        "photometric": kind.photometric,
         "bits": pixels.stored,
         "signed": pixels.signed,
         "transfer_syntax": pixels.syntax,

@@ -8,6 +8,7 @@ import pytest
 
 from cli.console import JsonProgress, Progress, table
 from seg_core.geometry import Geometry, LabelMap
+from seg_core.labels import BONES, sided_labels
 from seg_core.nifti import write_labels
 
 
@@ -112,6 +113,16 @@ def test_evaluate_one_pair(lls, scan_files, prediction, tmp_path):
     with open(tmp_path / "s.csv", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == list(bones)
     assert "right_femur" in lls("evaluate", prediction, truth)[1]
+
+
+def test_evaluate_gives_an_odd_value_no_name_and_takes_none_away(lls, scan_files, legs, tmp_path):
+    labels = legs[1]
+    array = labels.array.copy(order="F")
+    array[0, 0, 0] = 77
+    write_labels(tmp_path / "odd.nii.gz", LabelMap(array, labels.geometry, labels.labels))
+    out = lls("evaluate", tmp_path / "odd.nii.gz", scan_files / "truth.nii.gz", "--json")[1]
+    names = [bone["name"] for bone in json.loads(out)["pairs"][0]["bones"]]
+    assert names == [*sided_labels(BONES).values(), "label_77"]
 
 
 def test_evaluate_several_pairs_gives_mean_and_sd(lls, scan_files, prediction):

@@ -345,7 +345,7 @@ def test_a_signal_leaves_nothing(scan, tiny_model, tmp_path):
         "cli.job.write_preview = lambda *a: (print('now', flush=True), time.sleep(60))\n"
         "cli.main.main()"
     )
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
         arguments = [
             "segment",
             str(scan),

@@ -1,13 +1,22 @@
 import shutil
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 from scipy.spatial.transform import Rotation
 
 from seg_core.dicom import Series, choose_series, find_series, read_series, search
@@ -504,3 +513,24 @@ def test_a_series_is_frozen_and_prints_its_facts(tmp_path):
         "ORIGINAL\\PRIMARY\\M\\WATER, echo 1)"
     )
     assert series.spacing == pytest.approx((0.9375, 1.25, 3.0))
+
+
+@pytest.mark.parametrize(("syntax", "level"), [(JPEG2000, 60), (JPEGLSNearLossless, 3)])
+def test_a_lossy_decoder_overshoots_to_white_and_not_to_black(tmp_path, syntax, level):
+    (path,), _ = write(tmp_path, make_volume((64, 64, 1), np.uint16))
+    image = np.random.default_rng(0).integers(0, 200, (64, 64)).astype(np.uint16)
+    image[16:48, 16:48] = 4095
+    encoded = (
+        imagecodecs.jpeg2k_encode(image, level=level, reversible=False, codecformat="J2K")
+        if syntax == JPEG2000
+        else imagecodecs.jpegls_encode(image, level=level)
+    )
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+    dataset.PixelData = encapsulate([bytes(encoded)])
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path)
+    result = read(tmp_path).array[..., 0].T
+    assert result.max() == 4095
+    assert result[20:44, 20:44].min() > 3900

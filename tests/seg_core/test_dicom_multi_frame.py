@@ -84,3 +84,13 @@ def test_enhanced_multi_frame_in_time(tmp_path):
     assert np.array_equal(
         read_series(choose_series(found, "1:2")[0]).array, (volume.array + 1) * (0.5 + 0.5 * k) - k
     )
+
+
+def test_fewer_headers_than_frames_are_told_of(tmp_path):
+    path = tmp_path / "scan.dcm"
+    enhanced(path, make_volume((4, 3, 5)), range(5))
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = 4
+    dataset.save_as(path)
+    with pytest.raises(ScanError, match="4 frames, but headers of 5"):
+        find_series(path)

@@ -191,6 +191,15 @@ def test_values_that_are_no_image(tmp_path):
     array[1, 2, 3:] = [np.nan, np.inf, -np.inf]
     with pytest.raises(ScanError, match="3 of 120 values are NaN or infinite"):
         read_volume(save(tmp_path / "nan.nii", array))
+
+
+def test_a_slope_beyond_all_numbers_is_refused(tmp_path):
+    path = tmp_path / "huge.nii"
+    image = nibabel.Nifti1Image(np.full((3, 4, 5), 1000, np.int16), np.eye(4))
+    image.header.set_slope_inter(1e38, 0)
+    nibabel.save(image, path)
+    with pytest.raises(ScanError, match="NaN or infinite"):
+        read_volume(path)
     with pytest.raises(ScanError, match="every voxel has the value 7"):
         read_volume(save(tmp_path / "constant.nii", np.full((3, 3, 3), 7, np.int16)))
     colour = np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])
