@@ -121,7 +121,7 @@ def _config(flags: dict[str, Any]) -> "PrepareConfig":
     if pixel_mm is not None:
         grid = Grid("spacing", spacing_mm=(pixel_mm, pixel_mm))
     else:
-        size = size or 256
+        size = 256 if size is None else size
         grid = Grid("size", (size, size), multiple=16 if size % 32 else 32)
     ranges = {"percentile": (1.0, 99.5), "minmax": (0.0, 255.0), "divide": (0.0, 255.0)}
     kind = flags["normalisation"]

@@ -227,6 +227,12 @@ def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tu
     if (validation is None) == (not chosen):
         raise UsageError("no slices to choose by, or two kinds", "--validation or --validation-subject")
     if validation is not None:
+        if validation.resolve() == data.resolve():
+            raise UsageError(
+                f"{data} to learn from and to choose by",
+                "other slices to choose by",
+                "name some of its subjects with --validation-subject",
+            )
         return Source(data), Source(validation)
     everyone = [subject.name for subject in Source(data).open().index.subjects]
     rest = tuple(name for name in everyone if name not in chosen)

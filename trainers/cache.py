@@ -114,7 +114,9 @@ def read_index(folder: Path) -> CacheIndex:
         return CacheIndex(shape, classes, subjects=subjects, **raw)
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{folder} holds no cache of slices: {error}", "images.npy, labels.npy and index.json"
+            f"{folder} holds no cache of slices: {error}",
+            "images.npy, labels.npy and index.json",
+            "name a dataset that `lls prepare` made",
         ) from error
 
 

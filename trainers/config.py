@@ -134,8 +134,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, self.patience, self.validation_samples, self.channels) < 1:
             raise UsageError("a number of epochs, batch, patience, samples or channels below 1")
-        if self.batch > self.epoch_samples or self.lr <= 0 or self.lr_floor <= 0:
-            raise UsageError(f"batch {self.batch} of {self.epoch_samples} samples, learning rate {self.lr}")
+        if self.batch > self.epoch_samples:
+            raise UsageError(
+                f"batches of {self.batch} slices, {self.epoch_samples} an epoch", "as many or more"
+            )
+        rates = self.lr, self.lr_step, self.lr_floor
+        if not all(0 <= rate < inf for rate in rates) or not self.lr or not self.lr_floor:
+            raise UsageError("learning rate {:g}, step {:g}, floor {:g}".format(*rates), "positive numbers")
+        if min(self.seed, self.threads) < 0:
+            raise UsageError(f"seed {self.seed}, {self.threads} threads", "0 or more")
         if not 0 <= self.average < 1:
             raise UsageError(f"a running mean that keeps {self.average}", "0, or below 1")
         if not 0 <= self.balance <= 1:

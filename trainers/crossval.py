@@ -158,6 +158,8 @@ def check_subjects(cache: SliceCache) -> str:
 def check_start(init: str, cache: SliceCache) -> None:
     """Refuse to begin with the checkpoint of a training that saw subjects of the same data.
 
+    Of a network that was exported, or taken out of its folder, nobody can tell: that is said in the log.
+
     Parameters
     ----------
     init : str
@@ -173,7 +175,11 @@ def check_start(init: str, cache: SliceCache) -> None:
         If the folder's description of the training cannot be read.
     """
     run = Path(init).with_name(RUN)
-    if not (Path(init).is_file() and run.is_file()):
+    if not Path(init).is_file():
+        return
+    if not run.is_file():
+        if Path(init).suffix in (".ckpt", ".onnx"):
+            LOG.warning("whom %s has seen is not known: if they are held out here, scores are too good", init)
         return
     try:
         known = json.loads(run.read_text(encoding="utf-8"))

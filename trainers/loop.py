@@ -247,6 +247,17 @@ def _writing(run_dir: Path) -> Iterator[None]:
 BEST, LAST, RUN = "best.ckpt", "last.ckpt", "run.json"
 
 
+# What may be another when a training goes on: where it is computed and how long, and what is told of.
+_FREE = {"trainer", "device", "threads", "save_minutes", "epochs", "patience", "validation_samples"}
+_TOLD = {"lr", "lr_step", "lr_floor"}
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as JSON has it, complete; of the file that it began with the name alone."""
+    whole: dict[str, Any] = json.loads(json.dumps(asdict(TrainConfig()) | dict(config)))
+    return whole | {"init": Path(whole["init"]).name}
+
+
 class Training:
     """A training on its way."""
 
@@ -267,25 +278,16 @@ class Training:
         """Go on from the last checkpoint."""
         facts = self.engine.load(self.run_dir / LAST)
         self._check_data(facts)
-        kept = (
-            "network",
-            "batch",
-            "epoch_samples",
-            "seed",
-            "channels",
-            "channel_fill",
-            "neighbour_mm",
-            "patch",
-            "slice_mm",
-            "loss",
-        )
-        for name in kept:
-            if facts["config"].get(name, getattr(TrainConfig, name)) != getattr(self.config, name):
+        before, now = (_plain(config) for config in (facts["config"], asdict(self.config)))
+        for name in now.keys() - _FREE:
+            if before[name] == now[name]:
+                continue
+            if name not in _TOLD:
                 raise UsageError(
-                    f"{name} {getattr(self.config, name)!r}, but the training began with"
-                    f" {facts['config'].get(name)!r}",
+                    f"{name} {now[name]!r}, but the training began with {before[name]!r}",
                     fix="give the same value, or name a new run folder",
                 )
+            LOG.info("%s is now %s; it was %s", name, now[name], before[name])
         self.progress = Progress(**facts["progress"])
         LOG.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 

@@ -19,7 +19,7 @@ from seg_core.ply import Mesh, Space, read_ply
 from seg_core.statistics import split_name
 from seg_core.voxelize import voxelize
 from trainers.config import IGNORED
-from trainers.subjects import Classes, SubjectInput, labelled_side, map_table
+from trainers.subjects import NAME_THEM, Classes, SubjectInput, labelled_side, map_table
 
 Overlap = Literal["background", "priority"]
 Box = tuple[slice, slice, slice]
@@ -279,7 +279,7 @@ def _from_map(
         raise ScanError(
             f"{path.name} has the values {', '.join(map(str, unknown))} without a name",
             ", ".join(f"{v} {n}" for v, n in names.items()) or "a table of names",
-            'name them with --classes, or in a .json beside the file: {"LabelMap": {"1": "tibia"}}',
+            NAME_THEM,
         )
     lut = np.zeros(256, np.uint8)
     lut[IGNORED] = IGNORED

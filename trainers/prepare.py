@@ -30,7 +30,7 @@ from trainers.quality import examine, write_page
 from trainers.slices import Progress, write_slices
 from trainers.subjects import Classes, SubjectInput, choose_classes
 
-VERSION = 1
+VERSION = 2
 """Of this preparation: another one makes every subject anew."""
 _FACTS = ("modality", "image_type", "plane", "echo", "type", "n_series", "ignored_files")
 _STEPS = 5  # a subject's: hashed, read, labelled, examined, written
@@ -295,6 +295,8 @@ class _Job:
         notes = [*scan.warnings, *labelled.notes]
         if subject.region is not None:
             keep_region(labelled.labels.array, read_labels(subject.region, {}), scan.volume.geometry)
+        if labelled.side == "both" and (subject.side or self.config.masks.side) == "auto":
+            labelled = replace(labelled, side=self._seen_side(scan.volume, labelled, notes))
         volume, labels, words = self._one_side(scan.volume, labelled, notes)
         self.step()
         quality = examine(volume, labels, self._missing(labels))
@@ -330,18 +332,23 @@ class _Job:
             sha256=sha256,
         )
 
+    def _seen_side(self, volume: Volume, labelled: Labelled, notes: list[str]) -> str:
+        """Return the one side on which all labels lie, though their names do not say it, or both."""
+        for side in ("right", "left"):
+            if find_midline(volume, labelled.labels, side).kind == "midline":
+                notes.append(
+                    f"only the {side} leg seems to be labelled: the other side is ignored; where that is "
+                    "wrong, --labelled-side both teaches it as background"
+                )
+                return side
+        return "both"
+
     def _one_side(
         self, volume: Volume, labelled: Labelled, notes: list[str]
     ) -> tuple[Volume, LabelMap, list[str]]:
-        """Ignore the side that nobody labelled; or say that one side alone seems to be labelled."""
+        """Ignore the side that nobody labelled."""
         labels, side = labelled.labels, labelled.side
         if side == "both":
-            for one in ("right", "left"):
-                if find_midline(volume, labels, one).kind == "midline":
-                    notes.append(
-                        f"only the {one} leg seems to be labelled, and the other one is taught as "
-                        f"background: --labelled-side {one} ignores it"
-                    )
             return volume, labels, []
         midline, words = find_midline(volume, labels, side), []
         if midline.kind == "doubtful":

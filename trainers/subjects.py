@@ -3,19 +3,21 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seg_core.errors import LlsError, ScanError, UsageError
-from seg_core.labels import BONES
+from seg_core.labels import BONES, SIDES
 from seg_core.nifti import is_nifti, read_label_table, stem
 from seg_core.statistics import split_name
 
 LabelledSide = Literal["auto", "right", "left", "both"]
 _SCANS = ("scan", "dicom", "scan.nii.gz", "scan.nii", "scan.zip", "scan.dcm")
 _MAPS = ("labels.nii.gz", "labels.nii", "mask.nii.gz", "mask.nii")
+NAME_THEM = 'name them with --classes, or in a .json beside the file: {"LabelMap": {"1": "tibia"}}'
 _COLUMNS = ("subject", "scan", "series", "labels", "region", "side", "hip_slice")
 
 
@@ -122,7 +124,9 @@ def _from_folder(path: Path) -> tuple[str, SubjectInput | LlsError]:
         scan = next((path / entry for entry in _SCANS if (path / entry).exists()), None)
         if scan is None:
             raise ScanError(f"{path} holds no scan", f"one of {', '.join(_SCANS)}")
-        structures = structures_in(path / "masks") | structures_in(path / "meshes")
+        folders = {entry.name.lower(): entry for entry in sorted(path.iterdir())}
+        structures = structures_in(folders.get("masks", path / "masks"))
+        structures |= structures_in(folders.get("meshes", path / "meshes"))
         label_map = next((path / entry for entry in _MAPS if (path / entry).is_file()), None)
         region = path / "region.nii.gz"
         return name, _checked(
@@ -139,19 +143,36 @@ def _from_folder(path: Path) -> tuple[str, SubjectInput | LlsError]:
 
 
 def structures_in(folder: Path) -> dict[str, Path]:
-    """Return name -> path of the surfaces and binary masks in a folder; empty where it is not there."""
+    """Return name -> path of the surfaces and binary masks in a folder; empty where it is not there.
+
+    Raises
+    ------
+    ScanError
+        If two are of one structure.
+    """
     if not folder.is_dir():
         return {}
-    files = sorted(f for f in folder.iterdir() if f.is_file() and _is_structure(f))
-    return {_structure_name(file): file for file in files}
+    found: dict[str, Path] = {}
+    for file in sorted(f for f in folder.iterdir() if f.is_file() and _is_structure(f)):
+        name = structure_name(stem(file) if is_nifti(file) else file.stem)
+        if name in found:
+            raise ScanError(f"{found[name].name} and {file.name} are both {name}", "a file a structure")
+        found[name] = file
+    return found
 
 
 def _is_structure(path: Path) -> bool:
     return not path.name.startswith(".") and (is_nifti(path) or path.suffix.lower() == ".ply")
 
 
-def _structure_name(path: Path) -> str:
-    return (stem(path) if is_nifti(path) else path.stem).lower()
+def structure_name(text: str) -> str:
+    """Return a structure's name as it is known here: ``Tibia right`` -> ``right_tibia``."""
+    words = [word for word in re.split(r"[\s_-]+", text.lower()) if word]
+    sides = [word for word in words if word in SIDES]
+    if len(sides) == 1 and len(words) > 1:
+        words.remove(sides[0])
+        words.insert(0, sides[0])
+    return "_".join(words)
 
 
 def _checked(subject: SubjectInput) -> SubjectInput:
@@ -185,10 +206,15 @@ def _read_table(path: Path) -> list[tuple[str, SubjectInput | LlsError]]:
     return [_from_row(row, path.parent) for row in rows]
 
 
-def _csv_rows(text: str) -> list[dict[str, Any]]:
+def _rows(text: str) -> list[dict[str, str]]:
+    """Read a table whose columns are told apart by what its header has most of."""
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
-    rows = [{key.strip(): (value or "").strip() for key, value in row.items() if key} for row in reader]
+    return [{key.strip(): (value or "").strip() for key, value in row.items() if key} for row in reader]
+
+
+def _csv_rows(text: str) -> list[dict[str, str]]:
+    rows = _rows(text)
     if any("subject" not in row or "scan" not in row for row in rows):
         raise ValueError("a row without subject or scan")
     return rows
@@ -205,7 +231,7 @@ def _from_row(row: Mapping[str, Any], base: Path) -> tuple[str, SubjectInput | L
     name = str(given.get("subject", ""))
     try:
         labels = base / str(given["labels"]) if "labels" in given else None
-        structures = {k.lower(): base / str(v) for k, v in given.items() if k not in _COLUMNS}
+        structures = {structure_name(k): base / str(v) for k, v in given.items() if k not in _COLUMNS}
         if labels is not None and labels.is_dir():
             structures = structures_in(labels) | structures
         return name, _checked(
@@ -215,7 +241,7 @@ def _from_row(row: Mapping[str, Any], base: Path) -> tuple[str, SubjectInput | L
                 structures,
                 labels if labels is not None and not labels.is_dir() and not structures else None,
                 base / str(given["region"]) if "region" in given else None,
-                given.get("series"),
+                str(given["series"]) if "series" in given else None,
                 given.get("side"),
                 int(given["hip_slice"]) if "hip_slice" in given else None,
             )
@@ -246,7 +272,7 @@ def read_classes(text: str) -> dict[int, str]:
             raw = json.loads(path.read_text(encoding="utf-8-sig"))
             table = {int(value): str(name) for value, name in raw.get("LabelMap", raw).items()}
         elif path.suffix.lower() == ".csv":
-            rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+            rows = _rows(path.read_text(encoding="utf-8-sig"))
             table = {int(row["value"]): row["name"].strip() for row in rows}
         else:
             table = {n: name.strip() for n, name in enumerate(text.split(","), 1)}
@@ -276,11 +302,14 @@ def choose_classes(subjects: Sequence[SubjectInput], table: Mapping[int, str] | 
         If a class has no label in any subject, or there is no class.
     """
     found = [name for subject in subjects for name in structure_names(subject, table or {})]
+    nameless = [s.label_map.name for s in subjects if s.label_map and not structure_names(s, table or {})]
+    if nameless:
+        raise UsageError(f"{nameless[0]} gives its values no names", "a table of names", NAME_THEM)
     plain = {split_name(name)[0] for name in found}
     if table is None:
         names = [bone for bone in BONES if bone in plain] + sorted(plain - set(BONES))
     else:
-        names = list(dict.fromkeys(split_name(name.lower())[0] for name in table.values()))
+        names = list(dict.fromkeys(split_name(structure_name(name))[0] for name in table.values()))
         if unknown := [name for name in names if name not in plain]:
             raise UsageError(
                 f"no subject has a label of {', '.join(unknown)}",
@@ -302,7 +331,7 @@ def map_table(path: Path, values: Mapping[int, str]) -> dict[int, str]:
     """Return the names of a label map's values: its own table's, else the dataset's."""
     table = _table_beside(path)
     names = read_label_table(table) if table.is_file() else values
-    return {value: name.lower() for value, name in names.items()}
+    return {value: structure_name(name) for value, name in names.items()}
 
 
 def _table_beside(path: Path) -> Path:

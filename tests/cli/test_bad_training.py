@@ -60,6 +60,7 @@ def test_what_does_not_hold_slices_or_labels(lls, data, tmp_path):
         (bare, data, 2, "no label in any slice to learn from: anna, ben"),
         (data, bare, 2, "no label in any slice to choose by: anna, ben"),
         (data, other, 2, "other classes"),
+        (data, data, 2, "--validation-subject"),
     )
     for taught, chosen, code, text in cases:
         found, _, err = lls("train", taught, "--validation", chosen, "-o", tmp_path / "run")

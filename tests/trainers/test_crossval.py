@@ -16,7 +16,7 @@ from trainers import registry
 from trainers.augment import NONE
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import IGNORED, TrainConfig
-from trainers.crossval import Fold, LeakError, check_subjects, cross_validate, plan_folds
+from trainers.crossval import Fold, LeakError, check_start, check_subjects, cross_validate, plan_folds
 from trainers.loop import Source, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json, table
 
@@ -154,6 +154,15 @@ def test_a_planted_leak_is_refused(data, tmp_path, make_slices, grey_engine):
     with pytest.raises(LeakError, match="0-0 and stranger share 1 slice"):
         cross_validate(("grey", grey_engine), CONFIG, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_start_of_which_nothing_is_known_is_told_of(data, tmp_path, caplog):
+    (tmp_path / "moved.ckpt").write_bytes(b"weights")
+    check_start(str(tmp_path / "moved.ckpt"), SliceCache(data))
+    assert "moved.ckpt has seen is not known" in caplog.text
+    caplog.clear()
+    check_start("random", SliceCache(data))
+    assert not caplog.text
 
 
 def test_a_start_that_has_seen_the_subjects_is_refused(data, tmp_path, make_cache, grey_engine):

@@ -153,11 +153,24 @@ def test_another_start_is_refused(data, tmp_path):
         train(CONFIG, *data, tmp_path / "run", resume=False)
     with pytest.raises(UsageError, match="began with"):
         train(replace(CONFIG, batch=4), *data, tmp_path / "run")
+    other = (tmp_path / "run" / BEST).rename(tmp_path / "other.ckpt")
+    with pytest.raises(UsageError, match=r"init 'other\.ckpt', but the training began with 'random'"):
+        train(replace(CONFIG, init=str(other)), *data, tmp_path / "run")
+    with pytest.raises(UsageError, match="augmentation"):
+        train(replace(CONFIG, augmentation=NONE), *data, tmp_path / "run")
     with pytest.raises(UsageError, match="--freeze-encoder"):
         train(replace(CONFIG, freeze_encoder=True), *data, tmp_path / "run")
     (tmp_path / "run" / LAST).write_bytes(b"broken")
     with pytest.raises(ModelError, match="cannot be read"):
         train(CONFIG, *data, tmp_path / "run")
+
+
+def test_another_rate_is_told_of(data, tmp_path, caplog):
+    train(replace(CONFIG, epochs=1), *data, tmp_path / "run")
+    with caplog.at_level("INFO", "trainers"):
+        train(replace(CONFIG, lr=0.005, patience=7), *data, tmp_path / "run")
+    assert "lr is now 0.005; it was 0.02" in caplog.text
+    assert float(rows_of(tmp_path / "run")[-1]["lr"]) < 0.006
 
 
 def test_a_device_that_is_not_there(data, tmp_path, monkeypatch):
@@ -186,7 +199,18 @@ def test_the_rate_falls_and_has_a_floor():
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"batch": 64}, {"lr": 0.0}, {"channel_fill": "other"}, {"patience": 0}]
+    "change",
+    [
+        {"epochs": 0},
+        {"batch": 64},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"lr_step": -1.0},
+        {"seed": -1},
+        {"threads": -1},
+        {"channel_fill": "other"},
+        {"patience": 0},
+    ],
 )
 def test_settings_that_make_no_sense(change):
     with pytest.raises(UsageError):

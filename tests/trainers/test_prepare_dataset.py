@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -228,11 +229,17 @@ def test_the_other_side_is_cut_away(tmp_path, subject_folders):
         PrepareConfig(other_side="crop")
 
 
-def test_unsided_labels_of_one_leg_are_told(tmp_path, folders):
+def test_unsided_labels_of_one_leg_leave_the_other_one_out(tmp_path, folders):
     for file in (folders / "masks/masks").iterdir():
         file.rename(file.with_name(file.name.removeprefix("right_")))
     prepared = prepare(inputs(folders, "masks"), tmp_path / "data", SMALL)
-    assert any("only the right leg seems to be labelled" in note for note in prepared.outcomes[0].subject.odd)
+    (subject,) = prepared.dataset.subjects
+    assert any("only the right leg seems to be labelled" in note for note in subject.odd)
+    assert subject.side == "right"
+    assert subject.ignored > 0.3 * np.prod(subject.shape)
+    meant = replace(SMALL, masks=MaskOptions(side="both"))
+    (subject,) = prepare(inputs(folders, "masks"), tmp_path / "data", meant).dataset.subjects
+    assert (subject.side, subject.ignored) == ("both", 0)
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, subject_folders):

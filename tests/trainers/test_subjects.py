@@ -3,7 +3,14 @@ import json
 import pytest
 
 from seg_core.errors import ScanError, UsageError
-from trainers.subjects import SubjectInput, choose_classes, labelled_side, read_classes, read_subjects
+from trainers.subjects import (
+    SubjectInput,
+    choose_classes,
+    labelled_side,
+    read_classes,
+    read_subjects,
+    structure_name,
+)
 
 
 @pytest.fixture
@@ -42,6 +49,31 @@ def test_a_folder_as_a_phantom_s(touch):
     assert found["anna"].label_map is None
     assert found["ben"].label_map == base / "ben/labels.nii.gz"
     assert [role for role, _ in found["ben"].files] == ["scan", "labels", "table", "region"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Right Tibia", "right_tibia"),
+        ("tibia_left", "left_tibia"),
+        ("Vastus-lateralis right", "right_vastus_lateralis"),
+        ("right", "right"),
+        ("from right to left", "from_right_to_left"),
+    ],
+)
+def test_a_name_has_its_side_in_front(text, name):
+    assert structure_name(text) == name
+
+
+def test_sides_of_files_stand_wherever_they_like(touch):
+    base = touch("anna/scan.nii", "anna/Meshes/Tibia right.PLY", "anna/MASKS/left-tibia.nii.gz")
+    found = read_subjects([base / "anna"])["anna"].structures
+    assert found == {
+        "right_tibia": base / "anna/Meshes/Tibia right.PLY",
+        "left_tibia": base / "anna/MASKS/left-tibia.nii.gz",
+    }
+    touch("anna/Meshes/right_tibia.ply")
+    assert "are both right_tibia" in read_subjects([base / "anna"])["anna"].found
 
 
 def test_what_is_wrong_with_one_stands_in_its_place(touch):
@@ -125,12 +157,19 @@ def test_a_table_chooses_the_classes_and_their_order():
         choose_classes([])
 
 
+def test_a_label_map_without_names_is_refused(touch):
+    base = touch("anna/scan.nii", "anna/labels.nii.gz")
+    with pytest.raises(UsageError, match=r"labels\.nii\.gz gives its values no names"):
+        choose_classes([read_subjects([base / "anna"])["anna"]])
+
+
 def test_class_tables_of_every_kind(tmp_path):
     expected = {2: "tibia", 10: "soleus"}
     (tmp_path / "a.json").write_text('{"LabelMap": {"10": "soleus", "2": "tibia"}}')
     (tmp_path / "b.json").write_text('{"10": "soleus", "2": "tibia"}')
     (tmp_path / "c.csv").write_text("value,name\n10,soleus\n2, tibia\n")
-    for name in ("a.json", "b.json", "c.csv"):
+    (tmp_path / "f.csv").write_text("value;name\n10;soleus\n2;tibia\n")
+    for name in ("a.json", "b.json", "c.csv", "f.csv"):
         assert read_classes(str(tmp_path / name)) == expected
     assert read_classes("tibia, soleus") == {1: "tibia", 2: "soleus"}
     (tmp_path / "d.csv").write_text("value,name\n255,soleus\n")

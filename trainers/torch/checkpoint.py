@@ -49,7 +49,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises many kinds
-        raise ModelError(f"{path} cannot be read: {error}", "a file that torch.save wrote") from error
+        raise ModelError(
+            f"{path} cannot be read: {error}", "what a training of PyTorch's trainer, or torch.save, wrote"
+        ) from error
     if not isinstance(state, dict):
         raise ModelError(f"{path} holds {type(state).__name__}", "a dictionary, as torch.save writes it")
     return state
