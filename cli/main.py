@@ -83,7 +83,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done already
         click.echo("interrupted: nothing was left half-written", err=True)
         return 130
     except Exception as error:
@@ -151,4 +150,6 @@ def main() -> Any:
         signal.signal(hangup, _terminate)
     # Also for programs that lls starts and for exporters: ONNX Runtime tells nobody of its use.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    sys.exit(run())
+    code = run()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done or undone: a second Ctrl-C finds nothing
+    sys.exit(code)
