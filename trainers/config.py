@@ -1,8 +1,9 @@
 """How to train, whatever the framework."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from seg_core.errors import UsageError
 from seg_core.labels import IGNORED as IGNORED  # for all that trains
@@ -184,3 +185,30 @@ class TrainConfig:
     def learning_rate(self, epoch: int) -> float:
         """Return the rate of an epoch, counted from 0."""
         return max(self.lr - epoch * self.lr_step, self.lr_floor)
+
+
+def check_start(config: TrainConfig, classes: tuple[str, ...], found: Mapping[str, Any]) -> None:
+    """Refuse to begin with a network that is another one than the configuration's.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    classes : tuple of str
+        Of the data.
+    found : mapping
+        What the network to begin with is: ``network``, ``classes``, ``channels`` and perhaps ``patch``.
+
+    Raises
+    ------
+    UsageError
+        If one of them differs.
+    """
+    for name, value in found.items():
+        wanted = classes if name == "classes" else getattr(config, name)
+        if value != wanted:
+            said = [", ".join(map(str, v)) if isinstance(v, tuple) else v for v in (value, wanted)]
+            raise UsageError(
+                f"{config.init} has the {name} {said[0]}",
+                f"{said[1]}",
+                "begin with another network, or train such a one",
+            )

@@ -267,7 +267,7 @@ def test_it_begins_with_another_network(data, tmp_path):
         load_best(tmp_path / run / BEST)[0].get_layer("convolution").kernel for run in ("first", "second")
     )
     assert np.allclose(a.numpy(), b.numpy(), atol=1e-6)
-    with pytest.raises(UsageError, match="is for"):
+    with pytest.raises(UsageError, match="has the network"):
         make_engine(replace(still, network="unet-vgg19"), CLASSES)
 
 

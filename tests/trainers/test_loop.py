@@ -187,7 +187,7 @@ def test_it_begins_with_another_network(data, tmp_path):
     train(still, *data, tmp_path / "second")
     before, after = (load_best(tmp_path / run / BEST)[0].state_dict() for run in ("first", "second"))
     torch.testing.assert_close(before["layers.0.weight"], after["layers.0.weight"])
-    with pytest.raises(UsageError, match="is for"):
+    with pytest.raises(UsageError, match="has the channels 3"):
         train(replace(still, channels=1), *data, tmp_path / "third")
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from llvmlite import binding
 
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, check_start
 from trainers.keras import NETWORKS, checkpoint
 from trainers.keras.losses import LOSSES
 from trainers.keras.networks import build_network, freeze_encoder
@@ -163,9 +163,13 @@ def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> keras.Model
     network = build_network(config.network, len(classes) + 1, config.channels, "random" if trained else start)
     if trained:
         arrays, facts = checkpoint.load(Path(start))
-        found = facts["config"]["network"], tuple(facts["classes"]), facts["config"]["channels"]
-        if found != (config.network, classes, config.channels):
-            raise UsageError(f"{start} is for {found}", f"{(config.network, classes, config.channels)}")
+        known = facts["config"]
+        found = {
+            "network": known["network"],
+            "channels": known["channels"],
+            "classes": tuple(facts["classes"]),
+        }
+        check_start(config, classes, found)
         _fill(_named(network.weights), arrays, Path(start))
     return network
 

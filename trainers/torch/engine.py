@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from seg_core.errors import DeviceError, ModelError, UsageError
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, check_start
 from trainers.loop import Images, Labels
 from trainers.model_file import model_file, network_of, read_model
 from trainers.torch import NETWORKS, checkpoint
@@ -227,10 +227,8 @@ def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> tuple[torch
         return _build(known, outputs, config.init), []
     network, facts = load_best(path)
     theirs = facts["config"]
-    found = theirs.get("network", FIRST), tuple(facts["classes"]), theirs["channels"], theirs.get("patch")
-    wanted = config.network, classes, config.channels, config.patch
-    if found != wanted:
-        raise UsageError(f"{config.init} is for {found}", f"{wanted}")
+    found = {"network": theirs.get("network", FIRST), "patch": theirs.get("patch")}
+    check_start(config, classes, found | {"channels": theirs["channels"], "classes": tuple(facts["classes"])})
     return network, []
 
 
