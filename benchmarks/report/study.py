@@ -266,10 +266,12 @@ class Study:
     def conditions(self) -> list[str]:
         """Say on whom and how."""
         plan = self.plan
+        first, *_ = plan_folds([str(number) for number in range(plan.subjects)], plan.folds)
         whom = (
             f"Ours: trainer {self.setting.trainer}; {plan.subjects} people of the {plan.population} synthetic"
-            f" population, right leg labelled; {plan.folds or plan.subjects} folds by subject; mean ± SD over"
-            " people, of the network's own classes: nothing is cleaned."
+            f" population, right leg labelled; {first.folds} folds by subject, in the first of which"
+            f" {len(first.train)} taught; mean ± SD over people, of the network's own classes: nothing is"
+            " cleaned."
         )
         bare = "NOT as in the report: no encoder was pretrained."
         return [whom, bare] if self.setting.encoder == "random" else [whom]
