@@ -113,10 +113,11 @@ def _cut(points, face, k, steps, low):  # type: ignore[no-untyped-def]
         else:
             down_i, down_j = i, j
     if crossings == 2 and up_j != down_j:
-        sign = 1 if up_j < down_j else -1
+        sign = 1
+        if up_j > down_j:  # from the same end in both directions: a face and its reverse cancel exactly
+            sign, up_i, up_j, down_i, down_j = -1, down_i, down_j, up_i, up_j
         slope = (down_i - up_i) / (down_j - up_j)
-        first = int(np.ceil(max(min(up_j, down_j), 0.0)))
-        end = int(np.ceil(min(max(up_j, down_j), float(rows))))
+        first, end = int(np.ceil(max(up_j, 0.0))), int(np.ceil(min(down_j, float(rows))))
         for j_line in range(first, end):
             crossing = up_i + (j_line - up_j) * slope
             if crossing <= columns - 1:

@@ -5,6 +5,7 @@ import pytest
 import vtk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 from scipy.spatial.transform import Rotation
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
@@ -118,14 +119,22 @@ def test_tetrahedra_with_corners_on_voxels_do_not_leak(corners):
     got = voxelize(Mesh(corners, faces), geometry)
     points = geometry.to_world(np.indices(geometry.shape).reshape(3, -1).T)
     edges = corners[1:] - corners[0]
-    if abs(np.linalg.det(edges)) < 0.5:  # flat: nothing is strictly inside
-        assert got.sum() == 0
+    if abs(np.linalg.det(edges)) < 0.5:  # flat: no more than what lies upon it
+        hull = np.vstack([corners.T, np.ones(4)])
+        assert all(nnls(hull, [*point, 1])[1] < 1e-9 for point in points[got.ravel()])
         return
     weights = (points - corners[0]) @ np.linalg.inv(edges)
     weights = np.column_stack([1 - weights.sum(1), weights])
     strictly, closed = (weights > 1e-9).all(1), (weights > -1e-9).all(1)
     assert got.ravel()[strictly].all()
     assert not got.ravel()[~closed].any()
+
+
+def test_a_face_and_its_reverse_hold_nothing():
+    geometry = Geometry((15, 15, 15), np.array([[1, 0, 0, -7], [0, 1, 0, -7], [0, 0, 1, -7], [0, 0, 0, 1.0]]))
+    corners = np.array([[0, 0, -1], [5, 0, 5], [5, 1, -5], [5, 1, -5]], dtype=float)
+    faces = [(0, 2, 1), (0, 1, 3), (1, 2, 3), (0, 3, 2)]
+    assert not voxelize(Mesh(corners, faces), geometry).any()
 
 
 def test_box_through_voxel_centres_is_half_open():
