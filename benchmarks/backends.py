@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -218,7 +218,7 @@ def _serve(pipe: Connection, name: str, work: Work) -> None:
         fix = error.fix if isinstance(error, MissingPackageError) else ""
         pipe.send({"missing": " ".join(str(error).splitlines()[:1]) + (f" ({fix})" if fix else "")})
         return
-    while (batch := pipe.recv()) is not None:
+    for batch in _asked(pipe):
         if batch not in known:
             known[batch] = BACKENDS[name](work, batch)
             known[batch](_batch(images, 0, batch))
@@ -227,6 +227,15 @@ def _serve(pipe: Connection, name: str, work: Work) -> None:
         seconds = time.perf_counter() - begun
         found = np.concatenate(labels)[: len(images)]
         pipe.send({"seconds": seconds, "labels": found, "peak": peak_memory()})
+
+
+def _asked(pipe: Connection) -> Iterator[int]:
+    """Yield the batch sizes that are asked for, until the other end is closed."""
+    while True:
+        try:
+            yield pipe.recv()
+        except EOFError:
+            return
 
 
 def _batch(images: Float32Array, start: int, batch: int) -> Float32Array:

@@ -1,9 +1,10 @@
 import json
+from multiprocessing import Pipe
 
 import numpy as np
 import pytest
 
-from benchmarks.backends import BACKENDS, BASE, Work, _batch, as_markdown, chosen, run, slower
+from benchmarks.backends import BACKENDS, BASE, Work, _asked, _batch, as_markdown, chosen, run, slower
 from benchmarks.timing import Spread
 from seg_core.nifti import write_volume
 
@@ -63,3 +64,10 @@ def test_words_choose_backends():
 def test_the_last_batch_is_filled_up():
     images = np.arange(5, dtype=np.float32)[:, None]
     assert _batch(images, 3, 4)[:, 0].tolist() == [3, 4, 0, 1]
+
+
+def test_a_backends_process_ends_where_nothing_more_is_asked():
+    here, there = Pipe()
+    here.send(2)
+    here.close()
+    assert list(_asked(there)) == [2]
