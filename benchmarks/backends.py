@@ -178,10 +178,12 @@ def _torch(kind: str, work: Work, batch: int) -> Infer:
 
 def _keras(work: Work, batch: int) -> Infer:
     """Keras' network of the same name, with random weights, which take as long as others."""
+    from trainers.model_file import channel_settings, network_of
     from trainers.registry import get_config, get_trainer
 
     spec = Runner(work.path, "cpu", precision="fp32").spec
-    config = get_config("keras", work.network or "unet-resnet34", device="cpu", channels=spec.channels)
+    name = work.network or network_of(spec)
+    config = get_config("keras", name, device="cpu", **channel_settings(spec))
     return get_trainer("keras").make_engine(config, spec.classes).predict
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from multiprocessing import Pipe
 
 import numpy as np
@@ -6,7 +7,9 @@ import pytest
 
 from benchmarks.backends import BACKENDS, BASE, Work, _asked, _batch, as_markdown, chosen, run, slower
 from benchmarks.timing import Spread
+from seg_core.errors import UsageError
 from seg_core.nifti import write_volume
+from seg_core.runner import Runner
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,12 @@ def test_a_backends_process_ends_where_nothing_more_is_asked():
     here.send(2)
     here.close()
     assert list(_asked(there)) == [2]
+
+
+def test_keras_has_the_networks_channels_or_says_that_it_lacks_the_network(work):
+    pytest.importorskip("keras", reason="the extra keras is not installed")
+    images, _ = work.prepared(Runner(work.path, "cpu", precision="fp32"))
+    found = BACKENDS["Keras"](replace(work, network="unet-mobilenetv2"), 1)(images[:1])
+    assert found.shape == images[:1, 0].shape
+    with pytest.raises(UsageError, match="unet-resnet34-fine"):
+        BACKENDS["Keras"](replace(work, network="unet-resnet34-fine"), 1)
