@@ -58,7 +58,8 @@ def encoded(sample, syntax=ExplicitVRLittleEndian, change=None):
         change(dataset)
     out = BytesIO()
     if syntax == RLELossless:
-        dataset.compress(syntax, generate_instance_uid=False)
+        # gdcm, where it is installed, may end the whole process
+        dataset.compress(syntax, encoding_plugin="pylibjpeg", generate_instance_uid=False)
         dataset.save_as(out)
     elif syntax == JPEG2000Lossless:  # pydicom encodes no image as small as this
         options = {"level": 0, "reversible": True, "codecformat": "J2K", "resolutions": 1}
