@@ -124,13 +124,13 @@ def main() -> None:
         base = (arguments.scans or Path(temporary)) / arguments.set
         if arguments.make_only:
             for config in configurations(arguments.set):
-                if not (base / _name(config)).is_dir():
-                    write_phantom(make_phantom(config), base / _name(config))
+                if not (base / name_of(config)).is_dir():
+                    write_phantom(make_phantom(config), base / name_of(config))
             return
         runner = Runner(arguments.model)
         results = []
         for config in configurations(arguments.set):
-            results.append(score(config, runner, base / _name(config)))
+            results.append(score(config, runner, base / name_of(config)))
             print(results[-1], flush=True)
     print(f"\nSynthetic scans, {arguments.set} set, {len(results)} scans, model {runner.spec.name}\n")
     print(table(results))
@@ -139,7 +139,8 @@ def main() -> None:
         arguments.json.write_text(json.dumps([vars(r) for r in results], indent=1) + "\n")
 
 
-def _name(config: PhantomConfig) -> str:
+def name_of(config: PhantomConfig) -> str:
+    """Return the name of a scan's folder."""
     return f"subject{config.subject}-{config.stature_cm:.0f}cm"
 
 

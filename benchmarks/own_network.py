@@ -19,14 +19,14 @@ from types import MappingProxyType
 
 import numpy as np
 
-from benchmarks.accuracy import configurations
+from benchmarks.accuracy import configurations, name_of
 from benchmarks.command import parser_of
 from benchmarks.report.sheet import SMOKE
 from seg_core.labels import BONES
 from seg_core.metrics import Scores, evaluate
 from seg_core.nifti import read_labels
 from seg_core.output import write_whole
-from trainers.phantom import PhantomConfig, make_phantom, write_phantom
+from trainers.phantom import make_phantom, write_phantom
 
 Options = Mapping[str, object]
 """Of a command, as Python writes their names."""
@@ -117,7 +117,7 @@ def lls(*arguments: object, **options: object) -> None:
 def scored(setting: Setting, model: Path) -> list[Scores]:
     """Segment each test scan by the command and return its scores, of the 8 labels."""
     results = []
-    for scan in test_scans(setting):
+    for scan in unseen_scans(setting):
         found = setting.work / "found" / model.stem / scan.name
         if not found.is_dir():
             lls("segment", scan / "dicom", "-o", found, "--model", model, "-q")
@@ -127,20 +127,16 @@ def scored(setting: Setting, model: Path) -> list[Scores]:
     return results
 
 
-def test_scans(setting: Setting) -> Iterator[Path]:
+def unseen_scans(setting: Setting) -> Iterator[Path]:
     """Yield the folders of the ordinary set, made where they are missing."""
     if setting.smoke:
         yield setting.work / "people" / "person2"
         return
     for config in configurations("ordinary"):
-        folder = setting.work / "ordinary" / _name(config)
+        folder = setting.work / "ordinary" / name_of(config)
         if not folder.is_dir():
             write_phantom(make_phantom(config), folder)
         yield folder
-
-
-def _name(config: PhantomConfig) -> str:
-    return f"subject{config.subject}-{config.stature_cm:.0f}cm"
 
 
 def rows(results: Mapping[str, Sequence[Scores]]) -> Iterator[str]:

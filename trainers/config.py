@@ -187,7 +187,7 @@ class TrainConfig:
         return max(self.lr - epoch * self.lr_step, self.lr_floor)
 
 
-def check_start(config: TrainConfig, classes: tuple[str, ...], found: Mapping[str, Any]) -> None:
+def check_same_network(config: TrainConfig, classes: tuple[str, ...], found: Mapping[str, Any]) -> None:
     """Refuse to begin with a network that is another one than the configuration's.
 
     Parameters

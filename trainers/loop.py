@@ -279,8 +279,8 @@ class Training:
         facts = self.engine.load(self.run_dir / LAST)
         self._check_data(facts)
         before, now = (_plain(config) for config in (facts["config"], asdict(self.config)))
-        for name in now.keys() - _FREE:
-            if before[name] == now[name]:
+        for name in now:
+            if name in _FREE or before[name] == now[name]:
                 continue
             if name not in _TOLD:
                 raise UsageError(

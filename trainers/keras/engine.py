@@ -12,7 +12,7 @@ import tensorflow as tf
 from llvmlite import binding
 
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
-from trainers.config import TrainConfig, check_start
+from trainers.config import TrainConfig, check_same_network
 from trainers.keras import NETWORKS, checkpoint
 from trainers.keras.losses import LOSSES
 from trainers.keras.networks import build_network, freeze_encoder
@@ -169,7 +169,7 @@ def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> keras.Model
             "channels": known["channels"],
             "classes": tuple(facts["classes"]),
         }
-        check_start(config, classes, found)
+        check_same_network(config, classes, found)
         _fill(_named(network.weights), arrays, Path(start))
     return network
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from seg_core.errors import DeviceError, ModelError, UsageError
-from trainers.config import TrainConfig, check_start
+from trainers.config import TrainConfig, check_same_network
 from trainers.loop import Images, Labels
 from trainers.model_file import model_file, network_of, read_model
 from trainers.torch import NETWORKS, checkpoint
@@ -228,7 +228,9 @@ def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> tuple[torch
     network, facts = load_best(path)
     theirs = facts["config"]
     found = {"network": theirs.get("network", FIRST), "patch": theirs.get("patch")}
-    check_start(config, classes, found | {"channels": theirs["channels"], "classes": tuple(facts["classes"])})
+    check_same_network(
+        config, classes, found | {"channels": theirs["channels"], "classes": tuple(facts["classes"])}
+    )
     return network, []
 
 
