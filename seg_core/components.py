@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import UsageError
-from seg_core.kernel import kernel
+from seg_core.kernel import inner_kernel, kernel
 from seg_core.memory_order import memory_axes
 
 Labels = npt.NDArray[np.uint8]
@@ -172,7 +172,7 @@ def _describe(runs: Runs, classes: Labels, count: int, ndim: int) -> Components:
     return Components(labels[order], sizes[order], boxes[order], centroids[order], sorted_runs)
 
 
-@kernel
+@inner_kernel
 def find_root(parent, node):  # type: ignore[no-untyped-def]
     """Return the root of a node; halves the path on the way."""
     while parent[node] != node:
@@ -181,7 +181,7 @@ def find_root(parent, node):  # type: ignore[no-untyped-def]
     return node
 
 
-@kernel
+@inner_kernel
 def unite(parent, first, second):  # type: ignore[no-untyped-def]
     """Unite two sets; the smaller root stays, so that the result does not depend on the order."""
     first, second = find_root(parent, first), find_root(parent, second)
@@ -191,7 +191,7 @@ def unite(parent, first, second):  # type: ignore[no-untyped-def]
         parent[first] = second
 
 
-@kernel
+@inner_kernel
 def link_lines(starts, ends, classes, parent, lines, reach):  # type: ignore[no-untyped-def]
     """Unite the runs of two lines that touch and have the same class other than 0.
 

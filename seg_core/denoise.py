@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from seg_core.components import IntArray, Labels, find_components, find_root, link_lines, unite
 from seg_core.errors import UsageError
-from seg_core.kernel import kernel
+from seg_core.kernel import inner_kernel, kernel
 from seg_core.memory_order import as_words, end_of_run
 from seg_core.model_spec import Denoise
 
@@ -171,7 +171,7 @@ def _denoise(stack, words, fraction, minimum, reach, fill, counts):  # type: ign
     return 0
 
 
-@kernel
+@inner_kernel
 def _room(rows, capacity):  # type: ignore[no-untyped-def]
     """Return arrays for so many runs (offsets, starts, ends, classes, parent), and for a number of each."""
     offsets = np.zeros(rows + 1, np.int64)
@@ -180,7 +180,7 @@ def _room(rows, capacity):  # type: ignore[no-untyped-def]
     return (offsets, starts, ends, classes, parent), np.empty(capacity, np.int32)
 
 
-@kernel
+@inner_kernel
 def _encode(pixels, words, first, columns, runs):  # type: ignore[no-untyped-def]
     """Cut each row of the slice that begins at ``first`` into runs of one value, background too.
 
@@ -205,7 +205,7 @@ def _encode(pixels, words, first, columns, runs):  # type: ignore[no-untyped-def
     return highest
 
 
-@kernel
+@inner_kernel
 def _remove_small(image, runs, sizes, fraction, minimum, reach, counts):  # type: ignore[no-untyped-def]
     """Unite the pieces, and make the small ones background, in the image and in the runs."""
     offsets, starts, ends, classes, parent = runs
@@ -232,7 +232,7 @@ def _remove_small(image, runs, sizes, fraction, minimum, reach, counts):  # type
         parent[run] = run
 
 
-@kernel
+@inner_kernel
 def _mark_holes(rows, runs, around, reach):  # type: ignore[no-untyped-def]
     """Unite the background; ``around`` becomes the one class that a run of it touches, 0, or _OPEN.
 
@@ -268,7 +268,7 @@ def _mark_holes(rows, runs, around, reach):  # type: ignore[no-untyped-def]
                 other += 1
 
 
-@kernel
+@inner_kernel
 def _meet(run, other, edge, classes, parent, around):  # type: ignore[no-untyped-def]
     """Note that a run of background touches another run, which may reach the border."""
     if classes[other] != 0:
@@ -279,7 +279,7 @@ def _meet(run, other, edge, classes, parent, around):  # type: ignore[no-untyped
         unite(parent, other, run)
 
 
-@kernel
+@inner_kernel
 def _touch(around, run, value):  # type: ignore[no-untyped-def]
     if around[run] == 0:
         around[run] = value
@@ -287,7 +287,7 @@ def _touch(around, run, value):  # type: ignore[no-untyped-def]
         around[run] = _OPEN
 
 
-@kernel
+@inner_kernel
 def _fill_holes(image, runs, around, counts):  # type: ignore[no-untyped-def]
     offsets, starts, ends, classes, parent = runs
     rows = image.shape[0]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.kernel import kernel
+from seg_core.kernel import inner_kernel
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +47,7 @@ def as_words(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     return array.reshape(-1)[: array.size // 8 * 8].view(np.uint64)
 
 
-@kernel
+@inner_kernel
 def end_of_run(pixels, words, at, stop):  # type: ignore[no-untyped-def]
     """Return where the value that begins at a place ends, at most ``stop``; most are long, and air.
 

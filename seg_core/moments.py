@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import GeometryError
-from seg_core.kernel import kernel
+from seg_core.kernel import inner_kernel, kernel
 from seg_core.memory_order import as_words, end_of_run
 
 Box = tuple[slice, slice, slice]
@@ -163,7 +163,7 @@ def _tally(kji, words):  # type: ignore[no-untyped-def]
     return counts, bounds, sums, products
 
 
-@kernel
+@inner_kernel
 def _squares_below(n):  # type: ignore[no-untyped-def]
     return (n - 1) * n * (2 * n - 1) // 6
 

@@ -243,17 +243,25 @@ class _Job:
 
     def _bone_area(self, slices: npt.NDArray[np.int64], labels: Labelling) -> npt.NDArray[np.float64]:
         """Return how much bone single slices show, in mm2 (n,)."""
-        pixel_mm2 = self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
-        area, light, darkest = np.zeros(len(slices)), np.zeros(len(slices)), 0.0
-        for start in range(0, len(slices), self.runner.batch):
-            part = slices[start : start + self.runner.batch]
-            images = prepare_slices(self.array, self.plan, self.window, part)
-            cleaned, _ = denoise_slices(labels(part, images), self.classes, self.runner.spec.denoise)
-            area[start : start + len(part)] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
-            light[start : start + len(part)] = self._light(images[:, 0])
-            darkest = min(darkest, float(images.min()))  # air, where it is not 0
-            self.progress("range", start + len(part), len(slices))
+        light, darkest = np.zeros(len(slices)), 0.0
+        areas: list[Future[npt.NDArray[np.float64]]] = []
+        with ThreadPoolExecutor(1) as pool:
+            for start in range(0, len(slices), self.runner.batch):
+                part = slices[start : start + self.runner.batch]
+                images = prepare_slices(self.array, self.plan, self.window, part)
+                areas.append(pool.submit(self._cleaned_area, labels(part, images)))
+                light[start : start + len(part)] = self._light(images[:, 0])
+                darkest = min(darkest, float(images.min()))  # air, where it is not 0
+                self.progress("range", start + len(part), len(slices))
+        area = np.concatenate([np.zeros(0), *(part.result() for part in areas)])
         return np.where(light - darkest >= AIR * (light.max() - darkest), area, 0.0)
+
+    def _cleaned_area(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Return the area of bone in slices (n, rows, columns) that counts, in mm2 (n,)."""
+        cleaned, _ = denoise_slices(labels, self.classes, self.runner.spec.denoise)
+        pixel_mm2 = self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
+        area: npt.NDArray[np.float64] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
+        return area
 
     def _light(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return what the brightest 2 cm2 of each slice (n, rows, columns) reach, (n,): an ankle has that."""

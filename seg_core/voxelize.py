@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.geometry import Geometry
-from seg_core.kernel import kernel
+from seg_core.kernel import inner_kernel, kernel
 from seg_core.ply import Mesh
 
 
@@ -83,7 +83,7 @@ def _fill(points, faces, inside):  # type: ignore[no-untyped-def]
                 low[j] = columns
 
 
-@kernel
+@inner_kernel
 def _lowest(points, faces, n):  # type: ignore[no-untyped-def]
     return min(points[faces[n, 0], 2], points[faces[n, 1], 2], points[faces[n, 2], 2])
 

@@ -38,13 +38,19 @@ def spec_of(size: int) -> ModelSpec:
     return ModelSpec("synthetic", BONES, grid=grid, normalisation=NORMALISATION)
 
 
-def draw_phantom_config(seed: int, subjects: tuple[int, ...] = ()) -> PhantomConfig:
+STATURES_CM = (108.0, 178.0)
+"""Range of statures, where nothing else is said."""
+
+
+def draw_phantom_config(
+    seed: int, subjects: tuple[int, ...] = (), statures_cm: tuple[float, float] = STATURES_CM
+) -> PhantomConfig:
     """Draw a scan for training; of one of the subjects, else of a draw from the training basis."""
     rng = np.random.default_rng([seed, 5])
     return PhantomConfig(
         seed=seed,
         subject=int(rng.choice(subjects)) if subjects else None,
-        stature_cm=float(rng.uniform(108, 178)),
+        stature_cm=float(rng.uniform(*statures_cm)),
         slice_mm=float(rng.uniform(3.0, 6.5)),
         trunk_mm=float(rng.uniform(20, 150)),
         difficulty="hard" if rng.random() < 0.15 else "ordinary",
@@ -115,6 +121,9 @@ def main() -> None:
         "--subjects", type=int, nargs="*", default=[], help="measured subjects instead of draws"
     )
     parser.add_argument(
+        "--stature", type=float, nargs=2, default=STATURES_CM, metavar=("LOW", "HIGH"), help="range in cm"
+    )
+    parser.add_argument(
         "--materials", action="store_true", help="what slices are made of, for looks drawn while training"
     )
     parser.add_argument("--size", type=int, default=SIZE, choices=(256, 512), help="rows and columns")
@@ -128,7 +137,7 @@ def main() -> None:
     with SliceCacheWriter(arguments.out, index) as writer:
         known = {subject.name for subject in writer.index.subjects}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.people):
-            config = draw_phantom_config(seed, tuple(arguments.subjects))
+            config = draw_phantom_config(seed, tuple(arguments.subjects), tuple(arguments.stature))
             if str(seed) in known:
                 continue
             images, labels = make(config, size, arguments.threads)
