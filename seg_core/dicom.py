@@ -1,6 +1,5 @@
 """DICOM series: found in a folder, chosen by rule, read as a volume."""
 
-import os
 import re
 import warnings
 from collections import defaultdict
@@ -14,6 +13,7 @@ from seg_core import dicom_pixels, dicom_stack
 from seg_core.dicom_headers import Kind, Plane, read_planes
 from seg_core.dicom_plain import read_plain
 from seg_core.errors import GeometryError, LlsError, ScanError
+from seg_core.files import files_below
 from seg_core.geometry import Volume
 
 # "w" alone too, but not that of "T1-w", "PD w" or "w/o contrast"
@@ -141,7 +141,9 @@ def search(path: Path) -> Found:
     ScanError
         If the path is not there, a folder cannot be read, or all that is there is damaged.
     """
-    files = [path] if path.is_file() else _files_below(path)
+    if not path.exists():
+        raise ScanError(f"{path} is not there", "a file or folder", "check the path")
+    files = [path] if path.is_file() else files_below(path)
     planes: list[Plane] = []
     ignored, damaged = 0, []
     with warnings.catch_warnings():
@@ -232,20 +234,6 @@ def read_series(series: Series) -> Volume:
 def list_series(found: Sequence[Series]) -> str:
     """Return one line a series, each after a line break, with what is wrong with it."""
     return "".join(f"\n  {s}" + (f": {s.problem.found}" if s.problem else "") for s in found)
-
-
-def _files_below(path: Path) -> list[Path]:
-    if not path.exists():
-        raise ScanError(f"{path} is not there", "a file or folder", "check the path")
-
-    def refuse(error: OSError) -> None:
-        raise ScanError(
-            f"cannot read folder {error.filename}: {error.strerror}", fix="change its permissions"
-        ) from error
-
-    walk = sorted(os.walk(path, onerror=refuse))
-    files = (Path(folder, name) for folder, _, names in walk for name in sorted(names))
-    return [file for file in files if file.is_file()]
 
 
 def _group(planes: Sequence[Plane]) -> list[list[Plane]]:

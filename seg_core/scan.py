@@ -16,6 +16,7 @@ import numpy.typing as npt
 from seg_core import dicom, dicom_pixels, dicom_stack, nifti
 from seg_core.checks import refuse_values
 from seg_core.errors import LlsError, OutputError, ScanError, UsageError
+from seg_core.files import files_below
 from seg_core.geometry import Geometry, Volume
 from seg_core.views import lps_axes
 
@@ -262,7 +263,7 @@ def _contents(place: Path, name: str) -> dicom.Found | Path:
             "DICOM, a zip of DICOM, .nii or .nii.gz",
             "give one of these or a folder of them",
         )
-    images = sorted(p for p in place.rglob("*") if p.is_file() and nifti.is_nifti(p))
+    images = [file for file in files_below(place) if nifti.is_nifti(file)]
     if len(images) == 1:
         return images[0]
     if images:

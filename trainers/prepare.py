@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from seg_core.errors import LlsError, OutputError, UsageError
+from seg_core.files import files_below
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.limb_range import range_from_hip
 from seg_core.model_spec import Grid, ModelSpec, Normalisation
@@ -376,8 +377,7 @@ def _facts(scan: Scan) -> dict[str, Any]:
 def hash_of(path: Path) -> str:
     """Return the SHA-256 of a file, or of all files below a folder with their places in it."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        listed = [(file.relative_to(path).as_posix(), hash_of(file)) for file in files]
+        listed = [(file.relative_to(path).as_posix(), hash_of(file)) for file in sorted(files_below(path))]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
