@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -166,17 +167,19 @@ def _write_files(
 ) -> list[Check]:
     """Write everything but the report into the stage, and prove the geometry of what was written."""
     (name, subtitle), (volume, found) = titles, made
-    with clock.step("write"):
-        write_labels(stage / f"{name}_dseg.nii.gz", found.labels)
-        write_label_table(stage / f"{name}_dseg.json", found.labels.labels)
-        if found.confidence is not None:
-            write_volume(stage / f"{name}_confidence.nii.gz", found.confidence)
-        write_statistics(stage / f"{name}_statistics.csv", found.bones)
-    with clock.step("mesh", space=settings.mesh_space):
-        _write_meshes(stage, name, found.labels, settings.mesh_space)
-    with clock.step("draw"):
-        preview = stage / f"{name}_preview.png"
-        write_preview(preview, volume, found.labels, found.bones, name, subtitle)
+    preview = stage / f"{name}_preview.png"
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(write_preview, preview, volume, found.labels, found.bones, name, subtitle)
+        with clock.step("write"):
+            write_labels(stage / f"{name}_dseg.nii.gz", found.labels)
+            write_label_table(stage / f"{name}_dseg.json", found.labels.labels)
+            if found.confidence is not None:
+                write_volume(stage / f"{name}_confidence.nii.gz", found.confidence)
+            write_statistics(stage / f"{name}_statistics.csv", found.bones)
+        with clock.step("mesh", space=settings.mesh_space):
+            _write_meshes(stage, name, found.labels, settings.mesh_space)
+        with clock.step("draw"):  # what is left of it: it has begun with the writing
+            drawn.result()
     with clock.step("check"):
         checks = check_label_file(stage / f"{name}_dseg.nii.gz", found.labels, volume.geometry)
         for row in found.bones:

@@ -339,10 +339,10 @@ def test_overwrite_replaces_only_an_earlier_run(lls, scan, tiny_model, tmp_path)
 
 def test_a_signal_leaves_nothing(scan, tiny_model, tmp_path):
     slow = (
-        "import seg_core.preview, time, cli.job, cli.main, signal\n"
+        "import time, cli.job, cli.main, signal\n"
         # A shell starts what it puts in the background with this signal ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "cli.job.write_preview = lambda *a: (print('now', flush=True), time.sleep(60))\n"
+        "cli.job.check_label_file = lambda *a: (print('now', flush=True), time.sleep(60))\n"
         "cli.main.main()"
     )
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
