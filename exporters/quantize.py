@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnxruntime import InferenceSession
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -28,6 +29,7 @@ from seg_core.errors import ModelError, UsageError
 from seg_core.geometry import Volume
 from seg_core.intensity import normalised_input
 from seg_core.model_spec import ModelSpec, Twin
+from seg_core.precision import twin_path
 from seg_core.prepare import plan_slices, prepare_slices
 from seg_core.runner import Runner
 
@@ -37,6 +39,8 @@ COMPUTED = ("Conv", "Relu", "Add", "MaxPool", "Concat")
 """What is computed in integers."""
 LEAST_SLICES, SLICES = 8, 24
 """Of all scans together, and of each."""
+LEAST_PIXELS = 100
+"""Of a class in either file's labels: of fewer its agreement is not told."""
 SEED = 700_000
 """Of the first drawn scan; no training and no benchmark draws from here on."""
 
@@ -60,7 +64,7 @@ class TwinExport:
 
 @dataclass(frozen=True)
 class ExportedTwin:
-    """What was written: the file, its sha256, and the DSC of each class against the file in float32."""
+    """What was written: the file, its sha256, and the DSC of each class seen against the file in float32."""
 
     path: Path
     sha256: str
@@ -127,15 +131,22 @@ def export_twin(
     Raises
     ------
     UsageError
-        If the slices are too few.
+        If the slices are too few, the file is the source itself, or ``keep_last`` is negative.
     ModelError
-        If the source is no model file, one of patches or a twin itself, or cannot be rewritten.
+        If the source is no model file, one of patches or a twin itself, cannot be rewritten or quantised, or
+        has values that 16 bits do not hold.
     OutputError
         If the file cannot be written.
     """
     request = request or TwinExport()
     if len(slices) < LEAST_SLICES:
         raise UsageError(f"{len(slices)} slices", f"{LEAST_SLICES} or more to calibrate on")
+    if request.keep_last < 0:
+        raise UsageError(f"{request.keep_last} last convolutions", "0 or more")
+    if path.exists() and path.samefile(source):
+        raise UsageError(
+            f"{path} is the network itself", f"another file: {twin_path(source, request.precision)}"
+        )
     runner = Runner(source, "cpu", precision="fp32")
     spec = runner.spec
     if spec.patch is not None or spec.twin is not None or spec.layout != "NCHW":
@@ -150,7 +161,7 @@ def export_twin(
 
 
 def _agreement(runner: Runner, twin: bytes, slices: Sequence[Float32Array]) -> dict[str, float]:
-    """Return the DSC of each class between two files, over all slices; 1 where neither has it."""
+    """Return the DSC between two files, over all slices, of each class that they show."""
     other = Runner(twin, "cpu")
     names = runner.spec.classes
     common, both = np.zeros(len(names) + 1), np.zeros(len(names) + 1)
@@ -159,8 +170,8 @@ def _agreement(runner: Runner, twin: bytes, slices: Sequence[Float32Array]) -> d
         pair = [one.run(image, size).labels.ravel() for one in (runner, other)]
         common += np.bincount(pair[0][pair[0] == pair[1]], minlength=len(names) + 1)
         both += sum(np.bincount(labels, minlength=len(names) + 1) for labels in pair)
-    dsc = np.where(both > 0, 2 * common / np.maximum(both, 1), 1.0)
-    return {name: round(float(value), 5) for name, value in zip(names, dsc[1:], strict=True)}
+    seen = (n for n in range(1, len(names) + 1) if both[n] >= 2 * LEAST_PIXELS)
+    return {names[n - 1]: round(float(2 * common[n] / both[n]), 5) for n in seen}
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -184,22 +195,25 @@ def _in_integers(
     bare.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     nodes = list(bare.graph.node)
     places = [n for n, node in enumerate(nodes) if node.op_type == "Conv"]
-    end = places[-request.keep_last] if 0 < request.keep_last <= len(places) else len(nodes)
+    end = [*places, len(nodes)][-1 - min(request.keep_last, len(places))]
     left = [node.name for n, node in enumerate(nodes) if moves(node) or n >= end]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantised.onnx"
-        quantize_static(
-            bare,
-            path,
-            _Reader(slices),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(COMPUTED),
-            nodes_to_exclude=left,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
+        try:
+            quantize_static(
+                bare,
+                path,
+                _Reader(slices),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(COMPUTED),
+                nodes_to_exclude=left,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        except Exception as error:  # the runtime's errors share no base class of its own
+            raise ModelError(f"{spec.name} cannot be computed in integers: {error}") from error
         result = onnx.load_from_string(path.read_bytes())
     _move_bytes(result)
     return result
@@ -245,6 +259,26 @@ def _in_halves(
     graph = Graph(bare.graph)
     unpack_weights(graph)
     graph.written()
+    _check_halves(bare, slices)
     halves = OnnxModel(convert_float_to_float16(bare, keep_io_types=True))
     halves.topological_sort()
     return halves.model
+
+
+def _check_halves(bare: onnx.ModelProto, slices: Sequence[Float32Array]) -> None:
+    """Refuse a network with values beyond 16-bit floats; a CPU computes them in 32, and would not show it."""
+    told = onnx.ModelProto()
+    told.CopyFrom(bare)
+    names = {name for node in bare.graph.node for name in node.output} - {o.name for o in bare.graph.output}
+    told.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in sorted(names))
+    session = InferenceSession(told.SerializeToString(), providers=["CPUExecutionProvider"])
+    most = float(np.finfo(np.float16).max)
+    for image in slices:
+        found = session.run(None, {INPUT: image})
+        greatest = max(float(np.abs(v).max()) for v in found if v.dtype == np.float32 and v.size)
+        if not greatest < most:
+            raise ModelError(
+                f"the network's values reach {greatest:.3g}",
+                f"below {most:g}, the greatest of 16 bits",
+                "leave it in float32, or make an int8 twin",
+            )

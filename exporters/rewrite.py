@@ -101,7 +101,7 @@ def rewrite(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     if spec.channel_fill == "repeat":
         _one_channel(graph)
     for node in list(graph.nodes):
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and spec.grid.multiple % 2 == 0:  # else blocks of two may not fit
             _strides_to_channels(graph, node)
     for node in list(graph.nodes):
         if node.op_type == "Conv":

@@ -69,11 +69,9 @@ def denoise_slices(labels: Labels, n_classes: int, params: Denoise) -> tuple[Lab
     Raises
     ------
     UsageError
-        If the array's type, number of axes, a value or the connectivity is another.
+        If the array's type, number of axes or a value is another.
     """
     _check(labels, n_classes)
-    if params.connectivity not in (4, 8):
-        raise UsageError(f"connectivity {params.connectivity} in a slice", "4 or 8")
     cleaned = labels.copy(order="C")
     counts = np.zeros((3, n_classes + 1), np.int64)
     least = float(params.fraction), float(params.minimum_pixels)

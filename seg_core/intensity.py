@@ -121,6 +121,8 @@ def _check_intensities(array: Array) -> tuple[float, float]:
     """Return the extremes of a scan that may be segmented."""
     if array.size == 0 or array.dtype.kind not in "buif":
         raise ScanError(f"a scan of {array.dtype} with {array.size} voxels", "at least one real number")
+    if array.dtype.kind == "f" and array.itemsize not in (4, 8):
+        raise ScanError(f"a scan of {array.dtype}", "float32 or float64", "convert it with astype")
     low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ScanError("a scan with NaN or infinite intensities", "finite numbers", "repair the scan")

@@ -4,12 +4,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from seg_core.errors import ModelError
 
 METADATA_KEY = "lls.model_spec"
 FORMAT_VERSION = 1
+
+
+def _check_words(part: Any) -> None:
+    """Refuse a word that a field does not have: it would be taken for another one."""
+    for name, hint in get_type_hints(type(part)).items():
+        if get_origin(hint) is Literal and getattr(part, name) not in get_args(hint):
+            wanted = ", ".join(map(str, get_args(hint)))
+            raise ModelError(f"{name} {getattr(part, name)!r} in a model description", wanted)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,9 @@ class Grid:
     multiple: int = 32
     slice_mm: float | None = None
 
+    def __post_init__(self) -> None:
+        _check_words(self)
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -61,6 +72,9 @@ class Normalisation:
     high: float = 255.0
     mean: float = 0.0
     sd: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_words(self)
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,9 @@ class Denoise:
     volume_fraction: float = 0.1
     fill_holes: bool = True
 
+    def __post_init__(self) -> None:
+        _check_words(self)
+
 
 @dataclass(frozen=True)
 class Twin:
@@ -99,7 +116,8 @@ class Twin:
     of : str
         sha256 of the file in float32.
     agreement : mapping of str to float
-        DSC of each class against that file, over the slices on which they were compared.
+        DSC of each class against that file, over the slices on which they were compared; a class that
+        these hardly show is not in it.
     slices : int
         How many these were.
     """
@@ -108,6 +126,9 @@ class Twin:
     of: str
     agreement: Mapping[str, float]
     slices: int
+
+    def __post_init__(self) -> None:
+        _check_words(self)
 
 
 @dataclass(frozen=True)
@@ -180,6 +201,10 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < inf:
             raise ModelError(f"a temperature of {self.temperature}", "a positive number", "fit it again")
+        most = 127 if self.sided else 255
+        if not 1 <= len(self.classes) <= most:
+            raise ModelError(f"{len(self.classes)} classes", f"1 to {most}, as labels are bytes")
+        _check_words(self)
 
     def to_json(self) -> str:
         """Return the description as JSON with sorted keys, the same bytes for equal descriptions."""

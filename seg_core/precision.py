@@ -53,7 +53,10 @@ def why_not(spec: ModelSpec, of: str) -> str:
     """
     if spec.twin is None or spec.twin.of != of:
         return STALE
-    name, least = min(spec.twin.agreement.items(), key=lambda item: item[1], default=("", 1.0))
+    unseen = [name for name in spec.classes if name not in spec.twin.agreement]
+    if unseen:
+        return f"its labels of {', '.join(unseen)} were never compared with fp32"
+    name, least = min(spec.twin.agreement.items(), key=lambda item: item[1])
     if least < LEAST_AGREEMENT:
         return f"its labels agree too little with fp32: DSC {least:.4f} of {name}, below {LEAST_AGREEMENT}"
     if spec.twin.precision == "int8" and not multiplies_bytes():

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
+from seg_core.errors import DeviceError, MemoryLimitError, MissingPackageError, ModelError, UsageError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
 from seg_core.precision import FASTEST, STALE, Precision, check_precision, twin_path, why_not
 from seg_core.upsample import greatest_classes
@@ -32,6 +33,7 @@ _RUNTIMES = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu", "openvino": "onnxr
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu", "openvino": "openvino"}
 _BATCH = {"cpu": 1, "cuda": 16, "openvino": 4}
 _DTYPES = {"image": "tensor(float)", "logits": "tensor(float)"}
+_NO_MEMORY = re.compile("failed to allocate|bad_alloc|out of memory", re.IGNORECASE)
 _DTYPES |= {"labels": "tensor(uint8)", "confidence": "tensor(uint8)", "size": "tensor(int64)"}
 
 
@@ -108,15 +110,16 @@ class Runner:
         self._open = partial(_open, runtime, device=device, threads=threads)
         self.name, data = _read(model)
         self.fingerprint = hashlib.sha256(data).hexdigest()
-        self.precision, self.why = "fp32", "that was asked for"
         first = next(iter(_wanted(device, runtime.get_available_providers())), "cpu")
-        wanted = FASTEST[first] if precision == "auto" else precision
         path = None if isinstance(model, bytes) else model_path(model)
-        if precision == "fp32" or not self._take_twin(path, wanted, precision == "auto"):
+        auto = precision == "auto"
+        wanted = FASTEST[first] if auto else precision
+        if precision == "fp32" or not self._take_twin(path, wanted, auto):
             self._session, self.device = self._open(data, name=self.name)
             self.spec = _read_spec(self._session, self.name)
-            if self.spec.twin is not None:
-                self.precision, self.why = self.spec.twin.precision, "the file itself is in that"
+            self._say_precision(precision)
+            if auto and self.spec.twin is None and FASTEST[self.device] != wanted:  # the first did not start
+                self._take_twin(path, FASTEST[self.device], auto)
         self.batch = _BATCH[self.device] if self.spec.patch is None else 1
         _check_graph(self._session, self.spec, self.name)
 
@@ -125,14 +128,16 @@ class Runner:
         twin = twin_path(path, precision) if path else None
         if twin is None or not twin.is_file():
             self.why = f"there is no {precision} twin beside the file"
-            if auto:
-                return False
-            raise ModelError(
-                f"{self.name}: {self.why}", fix=f"lls export {self.name} --precision {precision}, or fp32"
-            )
+            return False
         name, data = _read(twin)
-        session, device = self._open(data, name=name)
-        spec = _read_spec(session, name)
+        try:
+            session, device = self._open(data, name=name)
+            spec = _read_spec(session, name)
+        except ModelError as error:
+            if not auto:
+                raise
+            self.why = f"{name} was left alone: {error.found}"
+            return False
         reason = why_not(spec, self.fingerprint)
         if auto and (reason or FASTEST[device] != precision):
             self.why = f"{name} was left alone: {reason or f'not for {device}'}"
@@ -143,6 +148,21 @@ class Runner:
         self._session, self.device, self.spec = session, device, spec
         self.name, self.fingerprint, self.precision = name, hashlib.sha256(data).hexdigest(), precision
         return True
+
+    def _say_precision(self, asked: str) -> None:
+        """Say in what the file itself computes; refuse it where something else was asked for."""
+        self.precision = self.spec.twin.precision if self.spec.twin else "fp32"
+        if asked not in ("auto", self.precision):
+            fix = f"lls export {self.name} --precision {asked}, or fp32"
+            raise ModelError(
+                f"{self.name} computes in {self.precision}, and there is no {asked} twin beside the file",
+                asked,
+                "name the file that it was made from" if asked == "fp32" else fix,
+            )
+        if self.spec.twin is not None:
+            self.why = "the file itself is in that"
+        elif asked == "fp32":
+            self.why = "that was asked for"
 
     def run(self, images: Float32Array, size: tuple[int, int], confidence: bool = False) -> Inference:
         """Find the class of each pixel.
@@ -161,7 +181,9 @@ class Runner:
         UsageError
             If the images do not fit the network, or it is one of patches, which gives logits only.
         ModelError
-            If the runtime fails.
+            If the runtime fails, or gives logits that are no finite numbers.
+        MemoryLimitError
+            If it has no memory.
         """
         if self.spec.patch is not None:
             raise UsageError(f"labels of slices from {self.spec.name}", "logits of patches")
@@ -174,12 +196,20 @@ class Runner:
         with ThreadPoolExecutor(1) as pool:  # while the next batch is inferred
             for (logits,) in self._blocks(["logits"], images, (1, 1)):
                 first = self._channels_first(logits)
-                done.append(pool.submit(greatest_classes, first, size, self.spec.temperature, confidence))
+                done.append(pool.submit(self._classes, first, size, confidence))
         empty = np.empty((0, *size), np.uint8)
         pairs = [future.result() for future in done]
         labels = np.concatenate([empty, *(pair[0] for pair in pairs)])
         sure = [pair[1] for pair in pairs if pair[1] is not None]
         return Inference(labels, np.concatenate([empty, *sure]) if confidence else None)
+
+    def _classes(
+        self, logits: Float32Array, size: tuple[int, int], confidence: bool
+    ) -> tuple[Uint8Array, Uint8Array | None]:
+        with np.errstate(all="ignore"):
+            if not np.isfinite(logits.sum()):
+                raise ModelError(f"{self.name} gives logits that are no finite numbers", fix="train it again")
+        return greatest_classes(logits, size, self.spec.temperature, confidence)
 
     def logits(self, images: Float32Array) -> Float32Array:
         """Return the network's own output, float32 (n, classes + 1, *space), on the images' grid.
@@ -224,6 +254,10 @@ class Runner:
             try:
                 found = self._session.run(outputs, feed)
             except Exception as error:  # the runtime's errors share no base class of its own
+                if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+                    raise MemoryLimitError(
+                        f"no memory to infer {block.shape}", fix="close other programs, or a smaller scan"
+                    ) from error
                 raise ModelError(f"{self.name}: the network failed on {block.shape}: {error}") from error
             yield [array[:count] for array in found]
 
@@ -369,7 +403,7 @@ def _open(runtime: Any, data: bytes, device: str, threads: int | None, name: str
 
 def _session(runtime: Any, data: bytes, device: str, threads: int | None, name: str) -> Any:
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # what fails is raised, and said by us
     if threads is not None:
         options.intra_op_num_threads = threads
     settings: dict[str, dict[str, str]] = {
@@ -429,7 +463,7 @@ def _check_graph(session: Any, spec: ModelSpec, name: str) -> None:
                 f"{axes} axes, {count} channels on axis {axis}" + f", then {spec.patch}" * patched,
                 "export it with lls",
             )
-        if not isinstance(shape[0], str):
-            raise ModelError(
-                f"{name}: {tensor.name} is {shape}", "any number of images", "export it with lls"
-            )
+        free = [shape[0]] if patched else [n for place, n in enumerate(shape) if place != axis]
+        if any(isinstance(n, int) for n in free):
+            numbers = "any number of images" + ", rows and columns" * (not patched)
+            raise ModelError(f"{name}: {tensor.name} is {shape}", numbers, "export it with lls")

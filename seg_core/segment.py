@@ -70,6 +70,8 @@ class SegmentOptions:
     def __post_init__(self) -> None:
         if self.side not in ("both", "right", "left"):
             raise UsageError(f"side {self.side!r}", "both, right or left")
+        if self.laterality not in (None, "R", "L"):
+            raise UsageError(f"laterality {self.laterality!r}", "R, L or nothing")
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +252,7 @@ class _Job:
                 part = slices[start : start + self.runner.batch]
                 images = prepare_slices(self.array, self.plan, self.window, part)
                 areas.append(pool.submit(self._cleaned_area, labels(part, images)))
-                light[start : start + len(part)] = self._light(images[:, 0])
+                light[start : start + len(part)] = self._light(images[:, self.plan.channels // 2])
                 darkest = min(darkest, float(images.min()))  # air, where it is not 0
                 self.progress("range", start + len(part), len(slices))
         area = np.concatenate([np.zeros(0), *(part.result() for part in areas)])

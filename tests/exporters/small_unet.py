@@ -65,7 +65,12 @@ def small_unet(spec: ModelSpec, seed: int = 0, dynamic: bool = True, blocks: boo
         w.add("DepthToSpace", head, name="logits", blocksize=2, mode="CRD")
     else:
         w.conv(top, (classes, 8, 3, 3), name="logits", relu=False)
-    image, logits = ["n", spec.channels, "rows", "columns"], ["n", classes, "rows", "columns"]
+    return finished(w, spec)
+
+
+def finished(w: Writer, spec: ModelSpec) -> onnx.ModelProto:
+    """Return the model file of what was written."""
+    image, logits = ["n", spec.channels, "rows", "columns"], ["n", len(spec.classes) + 1, "rows", "columns"]
     graph = helper.make_graph(
         w.nodes,
         "network",

@@ -22,7 +22,7 @@ from seg_core.precision import STALE, why_not
 from seg_core.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_unet import small_spec, small_unet
+from small_unet import Writer, finished, small_spec, small_unet
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_twin_agrees_and_says_of_which_file_it_is(source, slices, twin):
     )
     assert replace(runner.spec, twin=None) == small_spec()
     assert (runner.precision, runner.fingerprint) == ("int8", twin.sha256)
-    assert set(twin.agreement) == set(runner.spec.classes)
+    assert set(twin.agreement) == {"tibia", "femur", "pelvis"}  # of the fibula these labels hardly show any
     expected = Runner(source, "cpu", precision="fp32")
     x = np.concatenate(slices)
     assert np.mean(runner.run(x, (64, 64)).labels == expected.run(x, (64, 64)).labels) > 0.95
@@ -77,13 +77,13 @@ def test_the_runtime_computes_in_integers_and_moves_bytes(twin, tmp_path):
     assert counts["QLinearConcat"] == 0
 
 
-@pytest.mark.parametrize("keep_last", [0, 1, 3])
+@pytest.mark.parametrize("keep_last", [0, 1, 3, 7, 100])
 def test_the_last_convolutions_stay_in_float32(source, slices, tmp_path, keep_last):
     made = export_twin(source, tmp_path / "t.onnx", slices, TwinExport(keep_last=keep_last))
     model = onnx.load(made.path)
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     kept = [node.input[1] in weights for node in model.graph.node if node.op_type == "Conv"]
-    assert sum(kept) == keep_last
+    assert sum(kept) == min(keep_last, len(kept))
     assert kept[-1] == (keep_last > 0)
 
 
@@ -95,11 +95,48 @@ def test_halves(source, slices, tmp_path):
     assert types == {onnx.TensorProto.FLOAT16}
 
 
+def test_a_network_that_halves_cannot_hold_is_refused(source, slices, tmp_path):
+    model = onnx.load(source)
+    stem = next(node for node in model.graph.node if node.op_type == "Relu")
+    taker = next(node for node in model.graph.node if stem.output[0] in node.input)
+    for name, inputs in (("up", (stem.output[0], "much")), ("down", ("up", "little"))):
+        model.graph.node.append(onnx.helper.make_node("Mul", inputs, [name], name=name))
+    taker.input[list(taker.input).index(stem.output[0])] = "down"
+    for name, value in (("much", 1e7), ("little", 1e-7)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
+    nodes = list(model.graph.node)
+    place = nodes.index(stem) + 1
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:place], *nodes[-2:], *nodes[place:-2]])
+    onnx.save(model, tmp_path / "loud.onnx")
+    Runner(tmp_path / "loud.onnx", "cpu", precision="fp32")
+    with pytest.raises(ModelError, match="values reach"):
+        export_twin(tmp_path / "loud.onnx", tmp_path / "loud.fp16.onnx", slices, TwinExport("fp16"))
+
+
+def test_a_network_of_any_size_has_a_twin_of_any_size(slices, tmp_path):
+    spec = small_spec(grid=replace(small_spec().grid, multiple=1))
+    w = Writer(0)
+    stem = w.conv("image", (8, 3, 3, 3), strides=[2, 2])
+    size = w.add("Concat", w.add("Shape", stem, end=2), w.add("Shape", "image", start=2), axis=0)
+    w.conv(w.add("Resize", stem, "", "", size, mode="nearest"), (5, 8, 3, 3), name="logits", relu=False)
+    (tmp_path / "any.onnx").write_bytes(finished(w, spec).SerializeToString())
+    made = export_twin(tmp_path / "any.onnx", tmp_path / "any.int8.onnx", slices)
+    odd = np.random.default_rng(0).random((1, 3, 33, 35), dtype=np.float32)
+    assert Runner(made.path, "cpu").run(odd, (33, 35)).labels.shape == (1, 33, 35)
+
+
 def test_what_cannot_become_a_twin_is_refused(source, slices, twin, make_spec, make_onnx, tmp_path):
     with pytest.raises(UsageError, match="3 slices"):
         export_twin(source, tmp_path / "t.onnx", slices[:3])
-    with pytest.raises(ModelError, match="a twin"):
+    with pytest.raises(ModelError, match="computes in int8"):
         export_twin(twin.path, tmp_path / "t.onnx", slices)
+    with pytest.raises(UsageError, match="-1 last"):
+        export_twin(source, tmp_path / "t.onnx", slices, TwinExport(keep_last=-1))
+    before = source.read_bytes()
+    with pytest.raises(UsageError, match="the network itself"):
+        export_twin(source, source, slices)
+    assert source.read_bytes() == before
     (tmp_path / "patches.onnx").write_bytes(make_onnx(make_spec(patch=(8, 16, 16))))
     with pytest.raises(ModelError, match="patches"):
         export_twin(tmp_path / "patches.onnx", tmp_path / "t.onnx", slices)
@@ -146,9 +183,14 @@ class TestWhichIsTaken:
         assert Runner(place(), "cpu", precision="fp32").precision == "fp32"
 
     def test_auto_leaves_one_that_does_not(self, place):
-        runner = Runner(place(agreement={"tibia": 0.9949, "femur": 1.0}), "cpu")
+        runner = Runner(place(agreement=dict.fromkeys(small_spec().classes, 1.0) | {"tibia": 0.9949}), "cpu")
         assert runner.precision == "fp32"
         assert "0.9949 of tibia" in runner.why
+        seen = {name: 1.0 for name in small_spec().classes if name != "fibula"}
+        for agreement in (seen, {}):
+            runner = Runner(place(agreement=agreement), "cpu")
+            assert runner.precision == "fp32"
+            assert "fibula" in runner.why
         assert Runner(place(agreement={"tibia": 0.9}), "cpu", precision="int8").precision == "int8"
 
     def test_a_twin_of_another_file_is_left_alone_or_refused(self, place):
@@ -169,6 +211,32 @@ class TestWhichIsTaken:
                 Runner(folder / "small.onnx", "cpu", precision=name)
         with pytest.raises(UsageError, match="precision"):
             Runner(folder / "small.onnx", "cpu", precision="int4")
+
+    def test_a_twin_by_itself(self, twin):
+        assert Runner(twin.path, "cpu", precision="int8").precision == "int8"
+        with pytest.raises(ModelError, match="computes in int8"):
+            Runner(twin.path, "cpu", precision="fp32")
+
+    def test_a_damaged_twin_is_left_alone(self, folder):
+        (folder / "small.int8.onnx").write_bytes(b"half")
+        runner = Runner(folder / "small.onnx", "cpu")
+        assert runner.precision == "fp32"
+        assert "cannot be opened" in runner.why
+        with pytest.raises(ModelError, match="cannot be opened"):
+            Runner(folder / "small.onnx", "cpu", precision="int8")
+
+    def test_where_the_first_device_does_not_start(self, place, monkeypatch):
+        both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+        monkeypatch.setattr(
+            onnxruntime,
+            "InferenceSession",
+            lambda d, o, providers: session(d, o, providers=["CPUExecutionProvider"]),
+        )
+        runner = Runner(place())
+        assert (runner.device, runner.precision) == ("cpu", "int8")
 
     def test_a_file_without_a_twin_of_its_own_is_stale(self):
         assert why_not(small_spec(), "") == STALE

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from seg_core.denoise import Removed, denoise_slices, denoise_volume
-from seg_core.errors import UsageError
+from seg_core.errors import ModelError, UsageError
 from seg_core.model_spec import Denoise
 
 FULL = np.ones((3, 3), bool)
@@ -164,5 +164,5 @@ def test_refuses_what_is_no_stack_of_classes(denoise):
 
 
 def test_refuses_other_connectivity():
-    with pytest.raises(UsageError):
-        denoise_slices(np.zeros((1, 2, 2), np.uint8), 4, Denoise(connectivity=6))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="connectivity 6"):
+        Denoise(connectivity=6)  # type: ignore[arg-type]

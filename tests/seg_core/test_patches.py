@@ -161,6 +161,30 @@ def test_the_description_is_kept_and_older_ones_are_read(make_spec):
 
 
 @pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        (None, "channel_fill", "neighbors"),
+        (None, "layout", "nchw"),
+        ("grid", "kind", "Spacing"),
+        ("normalisation", "kind", "max"),
+        ("denoise", "connectivity", 6),
+    ],
+)
+def test_a_word_that_a_description_does_not_have_is_refused(part, name, value):
+    raw = json.loads(ModelSpec("plain", BONES).to_json())
+    (raw if part is None else raw[part])[name] = value
+    with pytest.raises(ModelError, match=f"{name} {value!r}"):
+        ModelSpec.from_json(json.dumps(raw))
+
+
+def test_so_many_classes_that_labels_are_no_bytes():
+    assert len(ModelSpec("many", tuple(map(str, range(255))), sided=False).classes) == 255
+    for count, sided in ((0, False), (256, False), (128, True)):
+        with pytest.raises(ModelError, match=f"{count} classes"):
+            ModelSpec("many", tuple(map(str, range(count))), sided=sided)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"patch": (0, 8, 8)},

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
+from seg_core.errors import DeviceError, MemoryLimitError, MissingPackageError, ModelError, UsageError
 from seg_core.model_spec import METADATA_KEY, Grid
 from seg_core.runner import Runner
 
@@ -231,6 +231,35 @@ def test_no_runtime_names_the_extras(band_model, monkeypatch):
 def test_images_that_do_not_fit_are_refused(band_model, images, size):
     with pytest.raises(UsageError):
         Runner(band_model(), "cpu").run(images, size)
+
+
+def test_a_file_of_one_size_is_refused(band_model):
+    def fix(model):
+        for place, size in ((2, 32), (3, 64)):
+            model.graph.input[0].type.tensor_type.shape.dim[place].dim_value = size
+
+    with pytest.raises(ModelError, match="rows and columns"):
+        Runner(changed(band_model(), fix), "cpu")
+
+
+def test_logits_that_are_no_numbers_are_no_background(band_model):
+    runner = Runner(band_model(), "cpu")
+    images = np.zeros((1, 3, 32, 64), np.float32)
+    images[0, 0, 3, 4] = np.nan
+    with pytest.raises(ModelError, match="no finite numbers"):
+        runner.run(images, (32, 64))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Failed to allocate memory for 9 bytes")])
+def test_no_memory_is_said_as_such(band_model, monkeypatch, error):
+    runner = Runner(band_model(), "cpu")
+
+    def run(outputs, feed):
+        raise error
+
+    monkeypatch.setattr(runner, "_session", SimpleNamespace(run=run))
+    with pytest.raises(MemoryLimitError, match="no memory"):
+        runner.run(np.zeros((1, 3, 32, 64), np.float32), (32, 64))
 
 
 def test_options_that_make_no_sense(band_model):

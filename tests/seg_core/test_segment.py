@@ -252,6 +252,12 @@ def test_a_constant_scan_is_refused(legs, runner):
         segment(Volume(np.full_like(legs[0].array, 7), legs[0].geometry), runner)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble, np.complex64])
+def test_numbers_that_no_kernel_takes_are_refused(legs, runner, dtype):
+    with pytest.raises(ScanError, match="a scan of"):
+        segment(Volume(legs[0].array.astype(dtype), legs[0].geometry), runner)
+
+
 def test_a_network_without_sides(legs, band_model):
     spec = {"sided": False, "grid": Grid("size", (64, 64)), "denoise": Denoise()}
     unsided = Runner(band_model(**spec), "cpu")
@@ -282,4 +288,7 @@ def test_an_interruption_goes_through(legs, runner):
 def test_options_are_checked():
     with pytest.raises(UsageError, match="side"):
         SegmentOptions(side="middle")
+    for word in ("right", "r", ""):
+        with pytest.raises(UsageError, match="laterality"):
+            SegmentOptions(laterality=word)
     assert SegmentOptions().hip_tolerance == 50  # slices, as in the report
