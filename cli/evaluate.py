@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ def score_pairs(
     # Which labels there are is known after the first look only; maps are read twice so that one pair at a
     # time is in memory.
     for pair in pairs:
+        _refuse_other_names(*pair)
         for path in pair:
             found, known = _names(read_labels(path), path)
             (names if known else invented).update(found)
@@ -88,16 +90,32 @@ def score_pairs(
     return dict(sorted(names.items())), scores
 
 
+def _refuse_other_names(predicted: Path, truth: Path) -> None:
+    """Refuse a pair whose tables give a value different names: labels are compared by their values."""
+    from seg_core.errors import UsageError
+    from seg_core.nifti import names_beside
+
+    ours, theirs = names_beside(predicted) or {}, names_beside(truth) or {}
+    for value in sorted(ours.keys() & theirs.keys()):
+        spelled = [re.sub(r"[\W_]+", "_", table[value]).casefold() for table in (ours, theirs)]
+        if spelled[0] != spelled[1]:
+            raise UsageError(
+                f"{value} is {ours[value]} in {predicted.name} and {theirs[value]} in {truth.name}",
+                "the same values for the same structures",
+                "change the values of one; where a side is unknown, give the prediction its side first",
+            )
+
+
 def _names(labelmap: "LabelMap", path: Path) -> tuple[Mapping[int, str], bool]:
     """Return the file's names; those of lls for a file without a table whose values fit them.
 
     And whether anybody gave them: those of other values are numbers alone.
     """
     from seg_core.labels import BONES, IGNORED, sided_labels
-    from seg_core.nifti import stem
+    from seg_core.nifti import names_beside
 
     ours = sided_labels(BONES)
-    has_table = path.with_name(f"{stem(path)}.json").is_file()
+    has_table = names_beside(path) is not None
     odd = set(labelmap.labels) - set(ours) - {IGNORED}
     return (labelmap.labels, has_table) if has_table or odd else (ours, True)
 

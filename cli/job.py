@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from seg_core.colours import bone_colours
 from seg_core.geometry import LabelMap, Volume
+from seg_core.labels import sided_labels
 from seg_core.mesh import surface
+from seg_core.model_spec import ModelSpec
 from seg_core.moments import label_moments
 from seg_core.nifti import write_label_table, write_labels, write_volume
 from seg_core.output import check_free, staged_output
@@ -118,7 +120,7 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
     """
     ends = ["dseg.nii.gz", "dseg.json", "statistics.csv", "preview.png", "report.json"]
     ends += ["confidence.nii.gz"] * settings.options.confidence + ["report.html"] * settings.html
-    planned = [f"{name}_{end}" for end in ends]
+    planned = [f"{name}_{end}" for end in ends] + [_mesh_file(name, label) for label in _labels(runner.spec)]
     check_free(settings.target, name, planned, settings.overwrite)
     clock = _Clock(progress)
     with clock.step(
@@ -199,6 +201,11 @@ def _write_html(path: Path, volume: Volume, labels: LabelMap, report: Mapping[st
     from gui.html_report import html_report
 
     path.write_text(html_report(volume, labels, report), encoding="utf-8")
+
+
+def _labels(spec: ModelSpec) -> list[str]:
+    """Return the names that labels may have, with sides and without."""
+    return [*spec.classes, *(sided_labels(spec.classes).values() if spec.sided else ())]
 
 
 def _mesh_file(name: str, label: str) -> str:

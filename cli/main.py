@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -123,9 +123,6 @@ def error_record(error: BaseException) -> dict[str, Any]:
 
 
 def _explain(error: Exception) -> int:
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     known = as_lls_error(error)
     if known is None:
         text = " ".join(str(error).split())
@@ -139,11 +136,39 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)  # unlike the default, this lets temporary folders be removed
 
 
+class _Patient(io.TextIOWrapper):
+    """A stream whose reader may go away, as `| head` does: the work goes on."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            return self._give_up() or len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def _patient(stream: TextIO | None) -> TextIO:
+    """Return a stream that stops no work, whether it is closed from the start or later."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    encoding, lines = stream.encoding, stream.line_buffering
+    # A file's name may hold what the encoding does not.
+    return _Patient(stream.detach(), encoding, errors="backslashreplace", line_buffering=lines)
+
+
 def main() -> Any:
     """Run `lls` as a program."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name may hold what its encoding does not
-            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _patient(sys.stdout), _patient(sys.stderr)
     signal.signal(signal.SIGTERM, _terminate)
     hangup = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has none
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as nohup leaves it

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+_FORBIDDEN = frozenset('\\:*?"<>|')
+"""What Windows allows in no file's name."""
+
 
 def output_name(path: Path) -> str:
     """Return the file's stem; ``scan`` for a folder or zip, which are often called after the patient."""
@@ -30,10 +33,10 @@ def output_names(paths: Sequence[Path], name: str | None = None) -> list[str]:
         or not name.isprintable()
         or Path(name).name != name
         or name.startswith(".")
-        or set(name) & set('\\:*?"<>|')
+        or set(name) & _FORBIDDEN
     ):
         raise UsageError(f"the name {name!r}", "a plain name such as leg1, without folders", "choose another")
-    wanted = [_printable(name or output_name(path)) for path in paths]
+    wanted = [_plain(name or output_name(path)) for path in paths]
     # Compared without case, as some file systems do.
     shared = Counter(one.casefold() for one in wanted)
     taken = {one for one, count in shared.items() if count == 1}
@@ -48,6 +51,6 @@ def output_names(paths: Sequence[Path], name: str | None = None) -> list[str]:
     return names
 
 
-def _printable(name: str) -> str:
-    """Put a line for bytes of a file's name that are no text, which reports cannot hold, and controls."""
-    return "".join(c if c.isprintable() else "_" for c in name)
+def _plain(name: str) -> str:
+    """Put a line for what no file's name holds everywhere: signs, controls, bytes that are no text."""
+    return "".join(c if c.isprintable() and c not in _FORBIDDEN else "_" for c in name)

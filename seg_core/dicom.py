@@ -118,7 +118,8 @@ class Found:
     ignored : int
         Files that are not DICOM, or DICOM without an image.
     damaged : tuple of ScanError
-        Why a file could not be read, a file each: it may belong to any of the series.
+        Why a file could not be read, a file each: it may belong to any of the series. An empty file, or a
+        link that leads nowhere, counts where it lies and ends as images do.
     """
 
     series: tuple[Series, ...]
@@ -145,10 +146,11 @@ def search(path: Path) -> Found:
         raise ScanError(f"{path} is not there", "a file or folder", "check the path")
     files = [path] if path.is_file() else files_below(path)
     planes: list[Plane] = []
+    empty = dict.fromkeys(filter(_is_empty, files))
     ignored, damaged = 0, []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on values that are not used here
-        for file in files:
+        for file in (file for file in files if file not in empty):
             try:
                 plain = read_plain(file)
                 found = read_planes(file) if plain is None else [plain]
@@ -157,10 +159,34 @@ def search(path: Path) -> Found:
                 continue
             planes += found or []
             ignored += found is None
+    lost = _lost(list(empty), planes)
+    damaged += lost
+    ignored += len(empty) - len(lost)
     if damaged and not planes:
         raise damaged[0]
     stacks = sorted(_group(planes), key=_listing_key)
     return Found(tuple(_series(n, stack) for n, stack in enumerate(stacks, 1)), ignored, tuple(damaged))
+
+
+def _is_empty(file: Path) -> bool:
+    try:
+        return file.stat().st_size == 0
+    except FileNotFoundError:  # a link that leads nowhere
+        return True
+    except OSError:  # whoever reads it says so
+        return False
+
+
+def _lost(empty: Sequence[Path], planes: Sequence[Plane]) -> list[ScanError]:
+    """Return the empty files that were to be images, such as an aborted copy leaves, as damaged ones."""
+    places = {(plane.path.parent, plane.path.suffix.lower()) for plane in planes}
+    return [
+        ScanError(
+            f"{file.name} is empty, or a link to what is not there", "an image, as beside it", "copy it again"
+        )
+        for file in empty
+        if (file.parent, file.suffix.lower()) in places and not file.name.startswith(".")
+    ]
 
 
 def find_series(path: Path) -> list[Series]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from seg_core.errors import LlsError
+from seg_core.errors import LlsError, ModelError
 from seg_core.precision import FASTEST, multiplies_bytes
 from seg_core.runner import Device, Runner, installed_runtimes, offered_devices
 
@@ -59,12 +59,17 @@ class Examination:
 
 
 def examine(model: Path | str = "default") -> Examination:
-    """Try every way to run a network, and say which one is taken; nothing is raised for what does not run.
+    """Try every way to run a network, and say which one is taken; a device that does not run it is no error.
 
     Parameters
     ----------
     model : Path or str
         Its file, or ``"default"``.
+
+    Raises
+    ------
+    ModelError
+        If the file is not there or no model.
     """
     choices: list[Choice] = []
     taken: tuple[str, ...] = ()
@@ -77,6 +82,8 @@ def examine(model: Path | str = "default") -> Examination:
             ]
         runner = Runner(model)
         taken = runner.device, runner.precision, runner.why
+    except ModelError:
+        raise
     except LlsError as error:
         problems.append(str(error))
     machine = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} cores"

@@ -18,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.checks import refuse_values
-from seg_core.errors import MemoryLimitError, ScanError, UsageError
+from seg_core.errors import GeometryError, MemoryLimitError, ScanError, UsageError
 from seg_core.geometry import FloatArray, Geometry, LabelMap, Volume
 from seg_core.output import output_error
 
 _UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # codes other than millimetres, 2
 _WRITABLE = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
-_SAME_MM = 0.01  # a quaternion in float32 is that exact over two metres
 _LABEL_INTENT = 1002
 _DATA_OFFSET = 352
 _CHUNK = 1 << 20
@@ -77,7 +76,7 @@ def read_image(path: str | Path) -> NiftiImage:
     """
     path = Path(path)
     image = _load(path)
-    affine, notes = _affine(image.header)
+    affine, notes = _affine(path, image)
     array = _array(path, image)
     geometry = Geometry(array.shape, affine)
     refuse_values(array, path.name)
@@ -108,16 +107,15 @@ def read_labels(path: str | Path, labels: Mapping[int, str] | None = None) -> La
     """
     path = Path(path)
     image = _load(path)
-    affine, _ = _affine(image.header)
+    affine, _ = _affine(path, image)
     array = _array(path, image)
     if array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):  # NaN is not equal to itself
         raise ScanError(f"{path.name} holds values that are no whole numbers", "labels 0 to 255")
     low, high = array.min(), array.max()
     if low < 0 or high > 255:
         raise ScanError(f"{path.name} holds values from {low:g} to {high:g}", "labels 0 to 255")
-    table = path.with_name(f"{stem(path)}.json")
-    if labels is None and table.is_file():
-        labels = read_label_table(table)
+    if labels is None:
+        labels = names_beside(path)
     values = array.astype(np.uint8, copy=False)
     if labels is None:
         # Slice by slice: bincount makes whole numbers of eight bytes first.
@@ -150,7 +148,7 @@ def label_slabs(path: str | Path) -> tuple[Geometry, Iterator[npt.NDArray[np.uin
         raise ScanError(
             f"{path.name} holds {proxy.dtype} of shape {proxy.shape}", "labels as lls writes them"
         )
-    return Geometry(proxy.shape, _affine(image.header)[0]), _parts(path, proxy.shape)
+    return Geometry(proxy.shape, _affine(path, image)[0]), _parts(path, proxy.shape)
 
 
 def _parts(path: Path, shape: tuple[int, int, int]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -229,6 +227,29 @@ def read_label_table(path: Path) -> dict[int, str]:
         raise ScanError(f"{path.name} is no label table", '{"LabelMap": {"1": "name", ...}}') from error
 
 
+def names_beside(path: Path) -> dict[int, str] | None:
+    """Return the names that the ``.json`` beside a label map gives.
+
+    Returns
+    -------
+    dict or None
+        None where there is no such file, or it is about something else, as BIDS' sidecars are.
+
+    Raises
+    ------
+    ScanError
+        If it is to be a table and is none.
+    """
+    table = path.with_name(f"{stem(path)}.json")
+    if not table.is_file():
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        facts = json.loads(table.read_text(encoding="utf-8"))
+        if isinstance(facts, dict) and "LabelMap" not in facts:
+            return None
+    return read_label_table(table)
+
+
 def _load(path: Path) -> Any:
     import nibabel
 
@@ -253,10 +274,12 @@ def _damaged(path: Path) -> ScanError:
     )
 
 
-def _affine(header: Any) -> tuple[FloatArray, tuple[str, ...]]:
+def _affine(path: Path, image: Any) -> tuple[FloatArray, tuple[str, ...]]:
     """Return voxel index to RAS+ mm, and what was not clear about it."""
-    notes = []
+    notes, header = [], image.header
     affine, qform = header.get_sform(coded=True)[0], _qform(header)
+    if affine is None:
+        _refuse_no_distance(path, image)
     if affine is None and qform is None:
         affine = np.diag([*_zooms(header), 1.0])
         notes.append("the file does not say how it lies in the patient: taken as right, front, head (RAS+)")
@@ -269,6 +292,20 @@ def _affine(header: Any) -> tuple[FloatArray, tuple[str, ...]]:
         affine = np.diag([*[millimetres] * 3, 1.0]) @ affine
         notes.append(f"the file counts in {unit}: converted to mm")
     return np.asarray(affine, dtype=np.float64), tuple(notes)
+
+
+def _refuse_no_distance(path: Path, image: Any) -> None:
+    """Refuse a distance of 0 between voxels, of which nibabel makes 1 mm."""
+    holder = image.file_map.get("header", image.file_map["image"])
+    with holder.get_prepare_fileobj("rb") as file:
+        raw = type(image.header).from_fileobj(file, check=False)
+    axes = min(int(raw["dim"][0]), 3)
+    if not all(raw["pixdim"][1 : axes + 1] != 0):
+        raise GeometryError(
+            f"{path.name} gives a distance of 0 mm between voxels",
+            "the distance on each axis",
+            "convert it anew from DICOM",
+        )
 
 
 def _qform(header: Any) -> FloatArray | None:
@@ -299,7 +336,7 @@ def _array(path: Path, image: Any) -> npt.NDArray[Any]:
             "write the wanted volume into a file of its own",
         )
     try:
-        stored = _stored(proxy)
+        stored = _stored(image)
     except MemoryError as error:
         raise MemoryLimitError(f"no memory for {proxy.shape} voxels") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -313,14 +350,17 @@ def _array(path: Path, image: Any) -> npt.NDArray[Any]:
     return np.asarray(stored, dtype=native, order="F").reshape(shape, order="F")
 
 
-def _stored(proxy: Any) -> npt.NDArray[Any]:
+def _stored(image: Any) -> npt.NDArray[Any]:
     """Read the values as they are stored; nibabel holds a compressed file four times meanwhile."""
     from nibabel.openers import ImageOpener
 
+    proxy, header = image.dataobj, image.header
+    # Some writers leave the offset 0: nothing lies before the header's end.
+    first = max(proxy.offset, header.single_vox_offset if header.is_single else 0)
     stored = np.empty(proxy.shape, proxy.dtype, order="F")
     flat, done = stored.reshape(-1, order="F").view(np.uint8), 0
     with ImageOpener(proxy.file_like) as file:
-        file.seek(proxy.offset)
+        file.seek(first)
         while done < len(flat):
             part = np.frombuffer(file.read(min(_CHUNK, len(flat) - done)), np.uint8)
             if not len(part):
@@ -388,7 +428,8 @@ def _header(array: npt.NDArray[Any], geometry: Geometry, intent: int) -> tuple[A
     header["intent_code"] = intent
     header.set_qform(geometry.affine, code=1, strip_shears=True)
     header.set_sform(geometry.affine, code=1)
-    if Geometry(geometry.shape, header.get_qform()).is_close(geometry, _SAME_MM):
+    # Near LPS a quaternion in float32 may be off by a third of a millimetre.
+    if Geometry(geometry.shape, header.get_qform()).is_close(geometry, min(geometry.voxel_sizes) / 20):
         return header, ()
     header.set_qform(None, code=0)
-    return header, ("the affine is sheared, which a qform cannot say: written as sform alone",)
+    return header, ("the affine is sheared or tilted as no qform can say: written as sform alone",)

@@ -18,6 +18,7 @@ from seg_core.checks import refuse_values
 from seg_core.errors import LlsError, OutputError, ScanError, UsageError
 from seg_core.files import files_below
 from seg_core.geometry import Geometry, Volume
+from seg_core.output import earlier_outputs
 from seg_core.views import lps_axes
 
 _SYMLINK = 0o120000
@@ -263,7 +264,7 @@ def _contents(place: Path, name: str) -> dicom.Found | Path:
             "DICOM, a zip of DICOM, .nii or .nii.gz",
             "give one of these or a folder of them",
         )
-    images = [file for file in files_below(place) if nifti.is_nifti(file)]
+    images = [file for file in files_below(place) if nifti.is_nifti(file) and not _is_by_product(file)]
     if len(images) == 1:
         return images[0]
     if images:
@@ -276,6 +277,13 @@ def _contents(place: Path, name: str) -> dicom.Found | Path:
         "DICOM or one NIfTI",
         "give the folder that the scanner's images are in",
     )
+
+
+def _is_by_product(file: Path) -> bool:
+    """Whether a NIfTI is what macOS writes beside a file, or what lls made of a scan."""
+    ends = [end for end in ("_dseg.nii.gz", "_confidence.nii.gz") if file.name.endswith(end)]
+    ours = any(file.name in earlier_outputs(file.parent, file.name.removesuffix(end)) for end in ends)
+    return ours or file.name.startswith("._")
 
 
 def _is_zip(path: Path) -> bool:

@@ -218,7 +218,11 @@ def _plain(anatomy: AnatomyConfig) -> dict[str, Any]:
 
 def _is_phantom(folder: Path) -> bool:
     """Whether a folder holds an earlier phantom and nothing else."""
-    return (folder / "phantom.json").is_file() and {path.name for path in folder.iterdir()} <= _PARTS
+    if not (folder / "phantom.json").is_file() or not {path.name for path in folder.iterdir()} <= _PARTS:
+        return False
+    kinds = {"dicom": ".dcm", "masks": ".nii.gz", "meshes": ".ply"}
+    inner = [(path, end) for part, end in kinds.items() for path in (folder / part).glob("*")]
+    return all(path.is_file() and path.name.endswith(end) for path, end in inner)
 
 
 def _write_parts(phantom: Phantom, folder: Path) -> None:

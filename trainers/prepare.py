@@ -377,7 +377,8 @@ def _facts(scan: Scan) -> dict[str, Any]:
 def hash_of(path: Path) -> str:
     """Return the SHA-256 of a file, or of all files below a folder with their places in it."""
     if path.is_dir():
-        listed = [(file.relative_to(path).as_posix(), hash_of(file)) for file in sorted(files_below(path))]
+        files = sorted(file for file in files_below(path) if file.is_file())
+        listed = [(file.relative_to(path).as_posix(), hash_of(file)) for file in files]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from seg_core.errors import LlsError, ScanError, UsageError
 from seg_core.labels import BONES, SIDES
-from seg_core.nifti import is_nifti, read_label_table, stem
+from seg_core.nifti import is_nifti, names_beside, stem
 from seg_core.statistics import split_name
 
 LabelledSide = Literal["auto", "right", "left", "both"]
@@ -329,8 +329,7 @@ def structure_names(subject: SubjectInput, values: Mapping[int, str]) -> list[st
 
 def map_table(path: Path, values: Mapping[int, str]) -> dict[int, str]:
     """Return the names of a label map's values: its own table's, else the dataset's."""
-    table = _table_beside(path)
-    names = read_label_table(table) if table.is_file() else values
+    names = names_beside(path) or values
     return {value: structure_name(name) for value, name in names.items()}
 
 

@@ -9,7 +9,7 @@ import pytest
 from cli.console import JsonProgress, Progress, table
 from seg_core.geometry import Geometry, LabelMap
 from seg_core.labels import BONES, sided_labels
-from seg_core.nifti import write_labels
+from seg_core.nifti import write_label_table, write_labels
 
 
 def test_inspect_says_what_is_taken(lls, scan, dicom):
@@ -113,6 +113,18 @@ def test_evaluate_one_pair(lls, scan_files, prediction, tmp_path):
     with open(tmp_path / "s.csv", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == list(bones)
     assert "right_femur" in lls("evaluate", prediction, truth)[1]
+
+
+def test_evaluate_compares_no_value_that_has_two_names(lls, prediction, legs, tmp_path):
+    names, truth = legs[1].labels, tmp_path / "truth.nii.gz"
+    write_labels(truth, legs[1])
+    write_label_table(tmp_path / "pred.json", names)
+    write_label_table(tmp_path / "truth.json", names | {1: "Right tibia"})
+    assert lls("evaluate", prediction, truth)[0] == 0
+    write_label_table(tmp_path / "truth.json", names | {1: "left_tibia"})
+    code, _, err = lls("evaluate", prediction, truth)
+    assert code == 2
+    assert "1 is right_tibia in pred.nii.gz and left_tibia in truth.nii.gz" in err
 
 
 def test_evaluate_gives_an_odd_value_no_name_and_takes_none_away(lls, scan_files, legs, tmp_path):

@@ -369,3 +369,27 @@ def test_a_signal_leaves_nothing(scan, tiny_model, tmp_path):
         assert process.returncode == code
         assert "Traceback" not in err
         assert os.listdir(tmp_path) == []
+
+
+def test_a_mesh_that_is_in_the_way_is_said_before_any_work(lls, scan, tiny_model, tmp_path, monkeypatch):
+    import cli.job
+
+    monkeypatch.setattr(cli.job, "read_scan", lambda *rest: pytest.fail("the scan was read"))
+    for name in ("left_femur", "femur"):
+        mine = tmp_path / f"leg_label-{name}.ply"
+        mine.write_text("mine")
+        assert lls("segment", scan, "-o", tmp_path, "--model", tiny_model)[0] == 10
+        assert mine.read_text() == "mine"
+        mine.unlink()
+
+
+def test_the_work_goes_on_without_a_reader(scan, tiny_model, tmp_path):
+    command = [sys.executable, "-m", "cli", "segment", scan, scan, "-o", "{out}", "--model", tiny_model]
+    line = " ".join(f"'{part}'" for part in command)
+    for number, how in enumerate(("2>&1 | head -c 1", ">&-", "2>&-", ">&- 2>&-")):
+        out = tmp_path / str(number)
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f"{line.format(out=out)} {how}"], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert {f"leg-{n}_report.json" for n in (1, 2)} <= set(listing(out))

@@ -35,3 +35,10 @@ def test_packages_that_overwrite_each_other_are_named(tiny_model, capsys, monkey
     assert "onnxruntime-gpu 1.2" in output.out
     assert "pip uninstall" in output.err
     assert "auto takes" not in output.out
+
+
+def test_no_model(capsys):
+    from cli.main import run
+
+    assert run(["doctor", "nowhere.onnx"]) == 5
+    assert "cannot be read" in capsys.readouterr().err

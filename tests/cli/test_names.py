@@ -29,6 +29,7 @@ def test_a_folder_never_gives_its_name(tmp_path):
 def test_bytes_that_are_no_text_become_lines():
     scans = [Path(os.fsdecode(b"M\xfcller.nii.gz")), Path("M\u00fcller.nii"), Path("a\nb.nii")]
     assert output_names(scans) == ["M_ller", "M\u00fcller", "a_b"]
+    assert output_names([Path("leg 2024-01-01T10:00?.nii.gz")]) == ["leg 2024-01-01T10_00_"]
 
 
 def test_shared_names_are_numbered():

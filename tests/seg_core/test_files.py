@@ -32,12 +32,16 @@ def test_links_are_followed(tree):
 def test_a_folder_is_looked_at_once_and_circles_end(tree):
     os.symlink(tree / "data" / "b", tree / "data" / "c")
     os.symlink(tree / "data", tree / "data" / "a" / "up")
-    os.symlink("self", tree / "data" / "self")
-    os.symlink("nowhere", tree / "data" / "broken")
     assert names(tree) == ["a/3", "b/1", "b/2"]
     os.symlink(tree / "elsewhere", tree / "data" / "x")
     os.symlink(tree / "elsewhere", tree / "data" / "y")
     assert names(tree) == ["a/3", "b/1", "b/2", "x/4"]
+
+
+def test_links_that_lead_nowhere_are_listed(tree):
+    os.symlink("nowhere", tree / "data" / "b" / "3")
+    os.symlink("self", tree / "data" / "b" / "self")
+    assert names(tree) == ["a/3", "b/1", "b/2", "b/3", "b/self"]
 
 
 def test_a_folder_that_cannot_be_read(tree, monkeypatch):
@@ -47,3 +51,9 @@ def test_a_folder_that_cannot_be_read(tree, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(ScanError, match="change its permissions"):
         files_below(tree / "data")
+
+
+def test_what_holds_the_folder_is_not_looked_into(tree):
+    os.symlink("../..", tree / "data" / "a" / "up")
+    os.symlink("..", tree / "data" / "study")
+    assert names(tree) == ["a/3", "b/1", "b/2"]

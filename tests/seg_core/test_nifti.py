@@ -13,9 +13,11 @@ from scipy.spatial.transform import Rotation
 from seg_core.colours import bone_colours
 from seg_core.errors import GeometryError, OutputError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
+from seg_core.metrics import evaluate
 from seg_core.nifti import (
     is_nifti,
     label_slabs,
+    names_beside,
     read_image,
     read_label_table,
     read_labels,
@@ -353,3 +355,69 @@ def test_labels_are_read_slab_by_slab(tmp_path, name, count):
     (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(ScanError):
         list(label_slabs(tmp_path / name)[1])
+
+
+def test_an_offset_within_the_header_is_its_end(tmp_path):
+    array = random_array()
+    path = save(tmp_path / "a.nii", array)
+    data = bytearray(path.read_bytes())
+    data[108:112] = bytes(4)
+    path.write_bytes(data)
+    assert np.array_equal(read_volume(path).array, array)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])
+def test_no_distance_between_slices_is_refused(tmp_path, name):
+    image = nibabel.Nifti1Image(random_array(), None)
+    if name == "a.hdr":
+        image = nibabel.Nifti1Pair(random_array(), None)
+    for code in (0, 1):
+        image.header.set_qform(affine_of(np.eye(3)), code)
+        image.header.set_sform(None, 0)
+        image.to_filename(tmp_path / name)
+        opener = gzip.open if name.endswith("gz") else open
+        with opener(tmp_path / name, "rb") as file:
+            data = bytearray(file.read())
+        data[88:92] = bytes(4)
+        with opener(tmp_path / name, "wb") as file:
+            file.write(data)
+        with pytest.raises(GeometryError, match="a distance of 0 mm"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:.*pixdim.*")
+def test_a_flat_image_needs_two_distances(tmp_path):
+    path = save(tmp_path / "a.nii", random_array((4, 5)))
+    assert read_volume(path).array.shape == (4, 5, 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(angles=st.tuples(*[st.floats(-0.02, 0.02)] * 3))
+def test_a_slight_tilt_is_written_exactly_and_compared_with_what_a_qform_says(tmp_path_factory, angles):
+    shape, folder = (512, 512, 3), tmp_path_factory.mktemp("tilt")
+    geometry = Geometry(shape, affine_of(FLIP @ Rotation.from_euler("xyz", angles).as_matrix()))
+    labels = LabelMap(np.zeros(shape, np.uint8), geometry, {})
+    warnings = write_labels(folder / "a.nii", labels)
+    image = nibabel.load(folder / "a.nii")
+    qform, code = image.get_qform(coded=True)
+    assert (code, len(warnings)) in ((1, 0), (0, 1))
+    assert code == 0 or Geometry(shape, qform).is_close(geometry, 0.05)
+    only = nibabel.Nifti1Image(labels.array, None)
+    only.header.set_qform(geometry.affine, 1)
+    only.header.set_sform(None, 0)
+    only.to_filename(folder / "q.nii")
+    assert evaluate(read_labels(folder / "q.nii"), labels, n_labels=1).true_cm3 == [0]
+
+
+def test_names_beside_a_label_map(tmp_path):
+    save(tmp_path / "a.nii.gz", random_array(dtype=np.uint8))
+    assert names_beside(tmp_path / "a.nii.gz") is None
+    (tmp_path / "a.json").write_text('{"Manual": true, "RawSources": []}')
+    assert names_beside(tmp_path / "a.nii.gz") is None
+    assert read_labels(tmp_path / "a.nii.gz").labels[1] == "label_1"
+    (tmp_path / "a.json").write_text('{"LabelMap": {"1": "talus"}}')
+    assert names_beside(tmp_path / "a.nii.gz") == {1: "talus"}
+    for bad in ("no json", "[]", '{"LabelMap": 3}'):
+        (tmp_path / "a.json").write_text(bad)
+        with pytest.raises(ScanError, match="no label table"):
+            names_beside(tmp_path / "a.nii.gz")

@@ -287,3 +287,27 @@ def test_a_damaged_file_beside_the_series_that_is_asked_for(folder, volume):
         file.unlink()
     with pytest.raises(ScanError, match=f"{files[0].name} is a damaged"):
         read_scan(folder / "later")
+
+
+@pytest.mark.parametrize("how", ["empty", "link"])
+def test_images_that_were_never_copied_are_missed(folder, volume, how):
+    files = (folder / "IMAGES").iterdir()
+    last = max(files, key=lambda file: float(pydicom.dcmread(file).ImagePositionPatient[2]))
+    last.unlink()
+    last.touch() if how == "empty" else last.symlink_to("nowhere.dcm")
+    with pytest.raises(ScanError, match=f"{last.name} is empty, or a link"):
+        read_scan(folder)
+    last.rename(last.with_suffix(".flag"))  # what no image is called is no image
+    (folder / "IMAGES" / ".hidden.dcm").touch()
+    assert read_scan(folder).series["ignored_files"] == 3
+
+
+def test_a_nifti_beside_what_was_made_of_it_and_of_macos(tmp_path, volume):
+    nifti(tmp_path / "leg.nii.gz", volume.array)
+    nifti(tmp_path / "leg_dseg.nii.gz", volume.array)
+    (tmp_path / "._leg.nii.gz").write_bytes(bytes(99))
+    with pytest.raises(ScanError, match="2 NIfTI files"):
+        read_scan(tmp_path)
+    report = {"outputs": [{"file": "leg_dseg.nii.gz"}]}
+    (tmp_path / "leg_report.json").write_text(json.dumps(report))
+    assert read_scan(tmp_path).name == "leg"

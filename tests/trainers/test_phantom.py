@@ -121,6 +121,14 @@ def test_a_folder_is_not_overwritten_unless_asked_and_a_phantom(phantom: Phantom
     with pytest.raises(OutputError, match="exists"):
         write_phantom(phantom, tmp_path / "new", overwrite=True)
     assert (tmp_path / "new" / "notes.txt").read_text() == "mine"
+    (tmp_path / "new" / "notes.txt").unlink()
+    for part in ("dicom", "masks", "meshes"):
+        mine = tmp_path / "new" / part / "mine"
+        mine.mkdir()
+        with pytest.raises(OutputError, match="exists"):
+            write_phantom(phantom, tmp_path / "new", overwrite=True)
+        assert mine.is_dir()
+        mine.rmdir()
     assert json.loads((tmp_path / "new" / "phantom.json").read_text())["config"]["seed"] == 11
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "taken"]
 
