@@ -40,7 +40,8 @@ def crossval(data: Path, output: Path, folds: int | None, as_json: bool, **setti
         print_json(rows)
         return
     click.echo(_text(rows))
-    click.echo(f"{output}: table3.csv, table3.md, scores.csv, figure10.png")
+    figure = ", figure10.png" * (output / "figure10.png").is_file()  # drawn where matplotlib is installed
+    click.echo(f"{output}: table3.csv, table3.md, scores.csv{figure}")
 
 
 def fold_line() -> "FoldWatch":

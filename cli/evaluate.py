@@ -77,10 +77,10 @@ def score_pairs(
     # Which labels there are is known after the first look only; maps are read twice so that one pair at a
     # time is in memory.
     for pair in pairs:
-        _refuse_other_names(*pair)
         for path in pair:
             found, known = _names(read_labels(path), path)
             (names if known else invented).update(found)
+        _refuse_other_names(*pair)
     names = invented | names
     names.pop(IGNORED, None)
     highest = max(names, default=1)

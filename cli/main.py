@@ -17,7 +17,7 @@ from seg_core.errors import LlsError, MemoryLimitError, OutputError
 # Name -> where the command is, and its line in `lls --help`, which imports none of them.
 COMMANDS = {
     "segment": ("cli.segment:segment", "Find the bones in scans: labels, meshes, numbers, a picture."),
-    "gui": ("cli.gui:gui", "Open the page: everything below without a terminal."),
+    "gui": ("cli.gui:gui", "Open the page: segment, compare and train without a terminal."),
     "inspect": ("cli.inspect:inspect", "Show which series a scan holds, and which would be taken."),
     "convert": ("cli.convert:convert", "Write a scan, as it was read, as NIfTI."),
     "doctor": ("cli.doctor:doctor", "Say where and in what a network would run here, and why."),

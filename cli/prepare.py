@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     help="The side that was labelled; what lies beyond the body's midline is then taught as nothing, not as "
-    "background. auto: the side that all names have, else both.",
+    "background. auto: the side that all names have, or on which all labels of two legs lie, else both.",
 )
 @click.option(
     "--other-side",
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     help="Coordinates of PLY files that do not say it.",
 )
 @click.option(
-    "--hip-slice", type=int, help="Slice where the hip begins; by default the first labelled one of each."
+    "--hip-slice", type=int, help="Slice where the hip begins; by default the uppermost labelled one of each."
 )
 @click.option(
     "--tolerance",
