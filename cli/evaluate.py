@@ -69,6 +69,7 @@ def score_pairs(
     from seg_core.labels import IGNORED
     from seg_core.metrics import evaluate as compare
     from seg_core.metrics import leave_unknown
+    from seg_core.moments import label_moments
     from seg_core.nifti import read_labels
 
     names: dict[int, str] = {}
@@ -78,8 +79,11 @@ def score_pairs(
     # time is in memory.
     for pair in pairs:
         for path in pair:
-            found, known = _names(read_labels(path), path)
+            labelmap = read_labels(path)
+            found, known = _names(labelmap, path)
             (names if known else invented).update(found)
+            # A table need not name all that a file holds.
+            invented.update({value: f"label_{value}" for value in label_moments(labelmap.array)})
         _refuse_other_names(*pair)
     names = invented | names
     names.pop(IGNORED, None)

@@ -121,6 +121,11 @@ def test_evaluate_compares_no_value_that_has_two_names(lls, prediction, legs, tm
     write_label_table(tmp_path / "pred.json", names)
     write_label_table(tmp_path / "truth.json", names | {1: "Right tibia"})
     assert lls("evaluate", prediction, truth)[0] == 0
+    write_label_table(tmp_path / "truth.json", {1: "Right tibia"})
+    write_label_table(tmp_path / "pred.json", {2: "right_femur"})
+    bones = json.loads(lls("evaluate", prediction, truth, "--json")[1])["pairs"][0]["bones"]
+    assert [bone["name"] for bone in bones][:3] == ["Right tibia", "right_femur", "label_3"]
+    write_label_table(tmp_path / "pred.json", names)
     write_label_table(tmp_path / "truth.json", names | {1: "left_tibia"})
     code, _, err = lls("evaluate", prediction, truth)
     assert code == 2
