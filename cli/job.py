@@ -152,7 +152,7 @@ def _inner_steps(runner: Runner, options: SegmentOptions, found: Segmentation) -
         "range": {"first_slice": found.slices[0], "last_slice": found.slices[1] - 1, **hip},
         "prepare": {"grid": asdict(spec.grid), "normalisation": asdict(spec.normalisation)},
         "infer": {"batch": runner.batch, "share_of_pixels": round(found.share, 4)},
-        "denoise": asdict(spec.denoise),
+        "denoise": asdict(found.denoise or spec.denoise),
     }
     return [
         Step(f"segment: {step}", round(seconds, 4), parameters.get(step, {}))

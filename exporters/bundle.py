@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from exporters.onnx_graph import with_background, write
+from exporters.onnx_graph import with_background, with_mean, write
 from exporters.options import ExportOptions
 from exporters.run import RunExport, export_run
 from seg_core.model_spec import Denoise, ModelSpec
@@ -39,14 +39,19 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of a training, or its checkpoint")
     parser.add_argument("--validation", type=Path, required=True, help="slices for the parity gate")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mean-with", type=Path, help="the file that the training began with")
+    parser.add_argument("--share", type=float, default=0.5, help="of the training in that mean")
     parser.add_argument("--background", type=float, default=0.0, help="added to the logits of background")
     arguments = parser.parse_args()
+    earlier = onnx.load(arguments.mean_with) if arguments.mean_with else None  # may be the file to replace
     data = described(arguments.validation)
     request = RunExport("default", arguments.validation, data, ExportOptions("float16"))
     exported = export_run(arguments.run, arguments.out, request)
     digest = exported.sha256
     if arguments.background:
         digest = write(with_background(onnx.load(exported.path), arguments.background), exported.path)
+    if earlier is not None:
+        digest = write(with_mean(onnx.load(exported.path), earlier, arguments.share), exported.path)
     print(f"{exported.path}: sha256 {digest}")
     print(f"ONNX Runtime against torch: {exported.parity}")
     print(f"folding and 16-bit weights: {exported.rounding}")

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from seg_core.errors import ModelError
+from seg_core.errors import ModelError, UsageError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
 from seg_core.output import whole_file
 
@@ -115,6 +115,45 @@ def with_background(model: onnx.ModelProto, logit: float) -> onnx.ModelProto:
     bias[0] += logit
     stored[0].CopyFrom(numpy_helper.from_array(bias.ravel(), stored[0].name))
     return finish(result, replace(spec, provenance=dict(spec.provenance) | {"background_logit": logit}))
+
+
+def with_mean(model: onnx.ModelProto, earlier: onnx.ModelProto, share: float) -> onnx.ModelProto:
+    """Return a model file whose weights are the mean of a training's and of those that it began with.
+
+    Between the two lie networks that keep what the earlier one knew and know most of what was learned since
+    (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
+
+    Parameters
+    ----------
+    model, earlier : ModelProto
+        As `finish` makes them, of one network. Left alone.
+    share : float
+        Of ``model`` in the mean, 0 to 1; noted in the provenance, which is ``model``'s without its score.
+
+    Raises
+    ------
+    UsageError
+        If the share is another number.
+    ModelError
+        If one has no description, or their graphs are not the same.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"a share of {share}", "0 to 1")
+    spec, before = _description(model), _description(earlier)
+    bare, other = strip_labels(model), strip_labels(earlier)
+    theirs = {tensor.name: numpy_helper.to_array(tensor) for tensor in other.graph.initializer}
+    ours = {tensor.name: numpy_helper.to_array(tensor) for tensor in bare.graph.initializer}
+    same = {name: value.shape for name, value in ours.items()} == {n: v.shape for n, v in theirs.items()}
+    alike = replace(spec, provenance={}) == replace(before, provenance={})
+    if not same or not alike or list(bare.graph.node) != list(other.graph.node):
+        raise ModelError("two networks of other layers, weights or descriptions", "one and what it became")
+    for tensor in bare.graph.initializer:
+        mine, its = ours[tensor.name], theirs[tensor.name]
+        if mine.dtype.kind == "f":
+            mean = share * mine.astype(np.float64) + (1 - share) * its.astype(np.float64)
+            tensor.CopyFrom(numpy_helper.from_array(mean.astype(mine.dtype), tensor.name))
+    facts = {key: value for key, value in spec.provenance.items() if key != "validation_dsc"}
+    return finish(bare, replace(spec, provenance=facts | {"share_of_last_training": share}))
 
 
 def _description(model: onnx.ModelProto) -> ModelSpec:

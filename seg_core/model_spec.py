@@ -86,7 +86,8 @@ class Denoise:
     fraction : float
         A component smaller than this share of its class's pixels in the slice is noise.
     minimum_pixels : int
-        ... and so is one with fewer pixels than this, on the scan's own grid.
+        ... and so is one with fewer pixels than this, on the scan's own grid; where these are larger than the
+        network's, one of less than that many of the network's.
     connectivity : {4, 8}
         Neighbours of a pixel.
     volume_fraction : float

@@ -16,6 +16,7 @@ from seg_core.geometry import LabelMap, Volume
 from seg_core.intensity import nonzero_box, normalised_input
 from seg_core.labels import plain_labels
 from seg_core.limb_range import Range, find_limb, range_from_hip
+from seg_core.model_spec import Denoise
 from seg_core.moments import Box
 from seg_core.nnunet_grid import nnunet_labels
 from seg_core.patches import Stack, patch_labels
@@ -98,6 +99,8 @@ class Segmentation:
         What each bone measures.
     plausibility : tuple of Check
         Whether these can be the bones of a leg.
+    denoise : Denoise, optional
+        What cleaning went by, on this scan's pixels.
     warnings : tuple of str
         What the user should know; what is not plausible among it.
     share : float
@@ -114,6 +117,7 @@ class Segmentation:
     seconds: Mapping[str, float]
     bones: tuple[BoneStatistics, ...] = ()
     plausibility: tuple[Check, ...] = ()
+    denoise: Denoise | None = None
     warnings: tuple[str, ...] = ()
     share: float = 1.0
 
@@ -161,6 +165,13 @@ def _silent(step: str, done: int, total: int) -> None:
     """Say nothing."""
 
 
+def _denoise_of(plan: SlicePlan, denoise: Denoise) -> Denoise:
+    """Return the parameters for a scan: of pixels larger than the network's a thin bone has fewer."""
+    larger = max(plan.grid[0] * plan.grid[1] / (plan.frame[0] * plan.frame[1]), 1.0)
+    least = min(denoise.minimum_pixels, 2)  # a lone pixel is noise at any size
+    return replace(denoise, minimum_pixels=max(int(denoise.minimum_pixels / larger), least))
+
+
 class _Job:
     """One scan on its way."""
 
@@ -170,6 +181,7 @@ class _Job:
         self.classes, self.patched = len(runner.spec.classes), runner.spec.patch is not None
         if options.side != "both" and not runner.spec.sided:
             raise UsageError(f"side {options.side} of a network without sides", "both")
+        self.denoise = _denoise_of(self.plan, runner.spec.denoise)
         self.clock = Clock()
         self.warnings: list[str] = []
         self.removed: dict[str, Removed] = {}
@@ -192,7 +204,7 @@ class _Job:
             classes, confidence = self.slices.classes, self.slices.confidence
         since = time.perf_counter()
         if self.options.denoise:
-            fraction = self.runner.spec.denoise.volume_fraction
+            fraction = self.denoise.volume_fraction
             classes, self.removed["volume"] = denoise_volume(classes, self.classes, fraction, overwrite=True)
             since = self.clock.add("denoise", since)
         labels, evidence = self._sides(classes)
@@ -217,6 +229,7 @@ class _Job:
             seconds=self.clock.seconds,
             bones=bones,
             plausibility=plausibility,
+            denoise=self.denoise,
             warnings=tuple(self.warnings),
             share=self.slices.share if self.slices else 1.0,
         )
@@ -260,7 +273,7 @@ class _Job:
 
     def _cleaned_area(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return the area of bone in slices (n, rows, columns) that counts, in mm2 (n,)."""
-        cleaned, _ = denoise_slices(labels, self.classes, self.runner.spec.denoise)
+        cleaned, _ = denoise_slices(labels, self.classes, self.denoise)
         pixel_mm2 = self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
         area: npt.NDArray[np.float64] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
         return area
@@ -308,7 +321,7 @@ class _Job:
         if not self.options.denoise:
             return labels
         since = time.perf_counter()
-        labels, removed = denoise_slices(labels, self.classes, self.runner.spec.denoise)
+        labels, removed = denoise_slices(labels, self.classes, self.denoise)
         before = self.removed.get("slices")
         self.removed["slices"] = removed if before is None else before + removed
         self.clock.add("denoise", since)

@@ -224,6 +224,24 @@ def test_without_denoising_specks_stay(legs, any_runner):
     assert clean.removed["slices"].components[1] >= 1
 
 
+@pytest.mark.parametrize(("pixel_mm", "kept"), [(2.0, 12), (1.0, 12), (4.0, 3), (8.0, 2)])
+def test_small_is_what_is_small_on_the_networks_pixels(band_model, pixel_mm, kept):
+    spec = {
+        "grid": Grid("spacing", spacing_mm=(2.0, 2.0)),
+        "denoise": Denoise(fraction=0.0, minimum_pixels=12),
+    }
+    array = np.zeros((48, 48, 4), np.uint8)
+    for n, (rows, columns) in enumerate(((1, 1), (1, 2), (2, 2), (3, 3), (4, 4))):
+        array[2 + 8 * n : 2 + 8 * n + rows, 10 : 10 + columns] = 70
+    geometry = Geometry(array.shape, np.diag([-pixel_mm, -pixel_mm, 10, 1]))
+    found = segment(Volume(array, geometry), Runner(band_model(**spec), "cpu"), SegmentOptions(hip_slice=3))
+    assert found.denoise.minimum_pixels == kept
+    sizes = [int((found.labels.array[8 * n : 8 * n + 8, :, 1] > 0).sum()) for n in range(5)]
+    assert all(size == 0 or size >= kept for size in sizes)
+    assert pixel_mm < 2 or (sizes[2] > 0) == (kept <= 3)  # four pixels, 64 mm2 of them where they are 4 mm wide
+    assert sizes[-1] > 0
+
+
 def test_a_single_slice_is_segmented_with_a_warning(legs, runner):
     scan, truth = legs
     geometry = scan.geometry.window((0, 0, 10), (64, 64, 1))
