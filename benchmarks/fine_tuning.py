@@ -30,6 +30,7 @@ from seg_core.errors import LlsError, UsageError
 from seg_core.labels import BONES
 from seg_core.metrics import Scores, summarise
 from seg_core.output import write_whole
+from seg_core.report import sha256
 from seg_core.runner import model_path
 from trainers.config import TrainConfig
 from trainers.curves import can_draw
@@ -116,6 +117,7 @@ class Study:
     def _keep_setting(self) -> None:
         free = ("device", "threads")
         known = {name: str(value) for name, value in asdict(self.setting).items() if name not in free}
+        known["sha256"] = sha256(model_path(self.setting.model))
         path = self.work / "setting.json"
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != known:
             raise UsageError(f"{self.work} holds a study with another setting", fix="name a new folder")

@@ -61,8 +61,10 @@ def rows(name: str, scores: Sequence[Score]) -> Iterator[str]:
         cells = []
         for measure, digits in (("dsc", 3), ("hd95_mm", 1), ("volume_error_cm3", 1)):
             values = np.array([getattr(s, measure) for s in scores], float)[:, [b, b + len(BONES)]].ravel()
+            missed = int((~np.isfinite(values)).sum())
             values = values[np.isfinite(values)]
             spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+            spread += f" ({missed} none)" if missed and len(values) else ""
             cells.append(f"{values.mean():.{digits}f}{spread}" if len(values) else "none")
         theirs = f"{reported['as it is', bone]['dsc'].mean:.2f}" if name == ONLY_FIRST else ""
         yield f"| {name} | {bone} | {' | '.join(cells)} | {theirs} |"

@@ -119,7 +119,7 @@ def _config(flags: dict[str, Any]) -> "PrepareConfig":
     if size is not None and pixel_mm is not None:
         raise UsageError("both --size and --pixel-mm", "one of them")
     if pixel_mm is not None:
-        grid = Grid("spacing", spacing_mm=(pixel_mm, pixel_mm))
+        grid = Grid("spacing", spacing_mm=(pixel_mm, pixel_mm), multiple=64)  # what every network takes
     else:
         size = 256 if size is None else size
         grid = Grid("size", (size, size), multiple=16 if size % 32 else 32)
@@ -208,5 +208,6 @@ def _conclude(prepared: "Prepared") -> None:
     lines = "".join(f"\n  {name}: {reason(error)}" for name, error in failed)
     raise BatchError(
         f"{len(failed)} of {len(prepared.outcomes)} subjects failed{lines}",
-        fix="run these alone to see all about each; the others are in the dataset",
+        fix="run these alone to see all about each; one that was in the dataset stays there with its earlier "
+        "labels until it succeeds",
     ) from failed[0][1]

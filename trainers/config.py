@@ -142,6 +142,8 @@ class TrainConfig:
         rates = self.lr, self.lr_step, self.lr_floor
         if not all(0 <= rate < inf for rate in rates) or not self.lr or not self.lr_floor:
             raise UsageError("learning rate {:g}, step {:g}, floor {:g}".format(*rates), "positive numbers")
+        if self.lr < self.lr_floor:
+            raise UsageError(f"learning rate {self.lr:g} below its floor {self.lr_floor:g}", "a lower floor")
         if min(self.seed, self.threads) < 0:
             raise UsageError(f"seed {self.seed}, {self.threads} threads", "0 or more")
         if not 0 <= self.average < 1:
@@ -156,6 +158,10 @@ class TrainConfig:
             raise UsageError(f"channels filled by {self.channel_fill!r}", "repeat or neighbours")
         if not 0 <= self.neighbour_mm < inf:
             raise UsageError(f"neighbours {self.neighbour_mm} mm apart", "0 or a distance")
+        if self.neighbour_mm and self.channel_fill != "neighbours":
+            raise UsageError(
+                f"neighbours {self.neighbour_mm} mm apart in no channel", "channels of neighbours"
+            )
         if self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"device {self.device!r}", "auto, cpu or cuda")
         if self.loss not in get_args(Loss):

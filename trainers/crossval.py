@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from seg_core.errors import ModelError, OutputError, UsageError
+from seg_core.errors import LlsError, ModelError, OutputError, UsageError
 from seg_core.metrics import Scores
 from seg_core.output import write_whole
 from trainers.cache import AIR, SliceCache
 from trainers.config import IGNORED, TrainConfig
+from trainers.dataset import open_dataset
 from trainers.loop import RUN, MakeEngine, Source, Tick, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json, write_results
 
@@ -185,16 +186,34 @@ def check_start(init: str, cache: SliceCache) -> None:
         known = json.loads(run.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{run} cannot be read: {error}", "what a training wrote") from error
-    here = str(cache.folder.resolve())
     pairs = zip(known.get("data", ()), known.get("subjects", ()), strict=False)
     names = {subject.name for subject in cache.index.subjects}
-    seen = sorted({name for folder, some in pairs if folder == here for name in some} & names)
+    seen = sorted({name for folder, some in pairs for name in _met(Path(folder), some, cache.folder)} & names)
     if seen:
         raise LeakError(
             f"{init} has seen {', '.join(seen)}",
             "a network that knows nobody who will be held out",
             "begin with another one, or at random",
         )
+
+
+def _met(there: Path, taught: Sequence[str], here: Path) -> set[str]:
+    """Return who, by their scans, are those of the data in another folder who taught a network."""
+    if there == here.resolve():
+        return set(taught)
+    theirs, ours = (_scans(folder) for folder in (there, here))
+    if not theirs or not ours:
+        LOG.warning("whether those whom the data in %s taught are held out here is not known", there)
+    known = {theirs[name] for name in taught if name in theirs}
+    return {name for name, scan in ours.items() if scan in known}
+
+
+def _scans(cache: Path) -> dict[str, str]:
+    """Return the hash of each subject's scan in the dataset of a cache; nothing where there is none."""
+    try:
+        return {s.name: s.sha256["scan.nii.gz"] for s in open_dataset(cache.parent).subjects}
+    except (LlsError, KeyError):
+        return {}
 
 
 def cross_validate(

@@ -296,9 +296,15 @@ class Training:
         now = self._facts()
         other = [name for name in ("classes", "shape", "meta") if facts.get(name, now[name]) != now[name]]
         run = self.run_dir / RUN
-        before = json.loads(run.read_text(encoding="utf-8"))["subjects"] if run.exists() else []
-        pairs = zip(before, self._subjects(), strict=False)
+        began = json.loads(run.read_text(encoding="utf-8")) if run.exists() else {}
+        pairs = zip(began.get("subjects", ()), self._subjects(), strict=False)
         lost = [name for old, new in pairs for name in old if name not in new]
+        prepared = self._prepared()
+        other += [
+            f"labels or slices of {name}, prepared anew"
+            for name, key in began.get("prepared", {}).items()
+            if prepared.get(name, key) != key
+        ]
         if other or lost:
             raise UsageError(
                 f"data of other {', '.join(other)}" if other else f"data without {', '.join(lost)}",
@@ -306,13 +312,21 @@ class Training:
                 "give the same data, or name a new run folder",
             )
 
+    def _prepared(self) -> dict[str, list[Any]]:
+        """Return what tells a subject's slices from later ones: the hash of their sources, and how many."""
+        subjects = [s for index in (self.index, self.validation.index) for s in index.subjects]
+        return {s.name: [s.extra.get("key"), s.stop - s.start] for s in subjects}
+
     def _subjects(self) -> list[list[str]]:
         return [[s.name for s in index.subjects] for index in (self.index, self.validation.index)]
 
     def describe(self) -> None:
         """Write what can be known of the run without its framework."""
         data = [str(source.folder.resolve()) for source in (self.train_data.open(), self.validation)]
-        text = json.dumps({"data": data, "subjects": self._subjects()} | self._facts(), indent=1)
+        text = json.dumps(
+            {"data": data, "subjects": self._subjects(), "prepared": self._prepared()} | self._facts(),
+            indent=1,
+        )
         write_whole(self.run_dir / RUN, text)
 
     def save(self, name: str) -> None:
@@ -487,6 +501,15 @@ def _fitting(training: SliceCache, validation: SliceCache) -> CacheIndex:
     index, other = training.index, validation.index
     if (index.shape, index.classes) != (other.shape, other.classes):
         raise UsageError("training and validation slices of another size or with other classes", "the same")
+    specs = [cache.meta.get("spec") for cache in (index, other)]
+    if None not in specs:
+        ways = [name for name in ("grid", "normalisation", "orientation") if specs[0][name] != specs[1][name]]
+        if ways:
+            raise UsageError(
+                f"training and validation slices prepared with another {' and '.join(ways)}",
+                "the same",
+                "prepare one of them anew",
+            )
     if not len(training) or not len(validation):
         raise UsageError(f"{len(training)} training and {len(validation)} validation slices", "some of each")
     for cache, use in ((training, "learn from"), (validation, "choose by")):

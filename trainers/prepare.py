@@ -200,10 +200,12 @@ def _earlier(folder: Path) -> Dataset:
 
 def _classes(good: Mapping[str, SubjectInput], old: Dataset, config: PrepareConfig) -> Classes:
     """Decide the classes; earlier subjects that are not given again keep theirs."""
-    classes = choose_classes(list(good.values()), config.classes)
     left = [subject.name for subject in old.subjects if subject.name not in good]
+    classes = choose_classes(list(good.values()), config.classes, old.classes if left else ())
     if left and config.classes is None and set(classes.names) <= set(old.classes):
         return Classes(old.classes, old.sided)
+    if left and classes.names == old.classes:
+        return replace(classes, sided=old.sided or classes.sided)
     if left and classes.names != old.classes:
         raise UsageError(
             f"classes {', '.join(classes.names)}",

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -153,8 +153,11 @@ def structures_in(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     found: dict[str, Path] = {}
-    for file in sorted(f for f in folder.iterdir() if f.is_file() and _is_structure(f)):
-        name = structure_name(stem(file) if is_nifti(file) else file.stem)
+    files = sorted(f for f in folder.iterdir() if f.is_file() and _is_structure(f))
+    stems = {file: stem(file) if is_nifti(file) else file.stem for file in files}
+    known = structure_names_of(stems.values())
+    for file in files:
+        name = known[stems[file]]
         if name in found:
             raise ScanError(f"{found[name].name} and {file.name} are both {name}", "a file a structure")
         found[name] = file
@@ -163,6 +166,28 @@ def structures_in(folder: Path) -> dict[str, Path]:
 
 def _is_structure(path: Path) -> bool:
     return not path.name.startswith(".") and (is_nifti(path) or path.suffix.lower() == ".ply")
+
+
+_SHORT = {"r": "right", "rt": "right", "l": "left", "lt": "left"}
+
+
+def structure_names_of(texts: Iterable[str]) -> dict[str, str]:
+    """Return text -> structure's name; ``tibia_R`` is ``right_tibia`` where there is a ``tibia_L`` too."""
+    plain = {text: structure_name(text) for text in texts}
+    long = {text: structure_name("_".join(_spelled(name))) for text, name in plain.items()}
+    there = set(long.values())
+    return {text: long[text] if _other_side(long[text]) in there else name for text, name in plain.items()}
+
+
+def _spelled(name: str) -> list[str]:
+    words = name.split("_")
+    ends = {0, len(words) - 1} if len(words) > 1 else set()
+    return [_SHORT.get(word, word) if n in ends else word for n, word in enumerate(words)]
+
+
+def _other_side(name: str) -> str:
+    side, _, rest = name.partition("_")
+    return f"{'left' if side == 'right' else 'right'}_{rest}" if side in SIDES else ""
 
 
 def structure_name(text: str) -> str:
@@ -285,7 +310,9 @@ def read_classes(text: str) -> dict[int, str]:
     return dict(sorted(table.items()))
 
 
-def choose_classes(subjects: Sequence[SubjectInput], table: Mapping[int, str] | None = None) -> Classes:
+def choose_classes(
+    subjects: Sequence[SubjectInput], table: Mapping[int, str] | None = None, known: Sequence[str] = ()
+) -> Classes:
     """Decide the classes of a dataset; right and left of a structure are one.
 
     Parameters
@@ -295,6 +322,8 @@ def choose_classes(subjects: Sequence[SubjectInput], table: Mapping[int, str] | 
     table : mapping of int to str, optional
         As `read_classes` gives it: these and no others, in the order of their values. By default all that any
         subject has: the leg's bones in their usual order, then others by their names.
+    known : sequence of str
+        Classes of which other subjects have labels.
 
     Raises
     ------
@@ -310,7 +339,7 @@ def choose_classes(subjects: Sequence[SubjectInput], table: Mapping[int, str] | 
         names = [bone for bone in BONES if bone in plain] + sorted(plain - set(BONES))
     else:
         names = list(dict.fromkeys(split_name(structure_name(name))[0] for name in table.values()))
-        if unknown := [name for name in names if name not in plain]:
+        if unknown := [name for name in names if name not in plain | set(known)]:
             raise UsageError(
                 f"no subject has a label of {', '.join(unknown)}",
                 f"some of {', '.join(sorted(plain)) or 'none'}",
@@ -330,7 +359,8 @@ def structure_names(subject: SubjectInput, values: Mapping[int, str]) -> list[st
 def map_table(path: Path, values: Mapping[int, str]) -> dict[int, str]:
     """Return the names of a label map's values: its own table's, else the dataset's."""
     names = names_beside(path) or values
-    return {value: structure_name(name) for value, name in names.items()}
+    known = structure_names_of(names.values())
+    return {value: known[name] for value, name in names.items()}
 
 
 def _table_beside(path: Path) -> Path:

@@ -79,8 +79,9 @@ def read(config: PhantomConfig, folder: Path) -> Scan:
 
 
 def score(scan: Scan, runner: Runner) -> list[float]:
-    """Segment; return DSC of each bone and of any, and the share of bone on the wrong side."""
-    found = segment(scan.volume, runner).labels.array
+    """Segment; return DSC of each bone and of any, and the share on the wrong side, NaN without sides."""
+    segmentation = segment(scan.volume, runner)
+    found = segmentation.labels.array
     truth = scan.labels.array
     voxel = scan.volume.geometry.voxel_volume
     bones = evaluate(_bones(found), _bones(truth), len(BONES), voxel).dsc
@@ -89,7 +90,9 @@ def score(scan: Scan, runner: Runner) -> list[float]:
     crossed = both & ((found > len(BONES)) != (truth > len(BONES)))
     absent = [not np.any(_bones(truth) == value) for value in range(1, len(BONES) + 1)]
     bones[absent] = np.nan
-    return [float(v) for v in (*bones, *some, crossed.sum() / max(both.sum(), 1))]
+    known = segmentation.sides is not None and segmentation.sides.kind != "unknown"
+    wrong = crossed.sum() / max(both.sum(), 1) if known else np.nan
+    return [float(v) for v in (*bones, *some, wrong)]
 
 
 def _bones(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -60,6 +60,6 @@ def test_rows_are_means_over_people_and_sides():
     ]
     lines = list(transfer.rows(transfer.ONLY_FIRST, scores))
     assert lines[0] == "| first population only | tibia | 0.800 ± 0.082 | 1.0 ± 0.0 | 2.0 ± 0.0 | 0.23 |"
-    assert "| pelvis | 0.650 ± 0.191 | 1.0 ± 0.0 |" in lines[3]
+    assert "| pelvis | 0.650 ± 0.191 | 1.0 ± 0.0 (2 none) |" in lines[3]
     assert lines[4].startswith("| first population only | any bone | 0.900 |")
     assert next(transfer.rows(transfer.BUNDLED, scores)).endswith("|  |")

@@ -238,7 +238,7 @@ def test_small_is_what_is_small_on_the_networks_pixels(band_model, pixel_mm, kep
     assert found.denoise.minimum_pixels == kept
     sizes = [int((found.labels.array[8 * n : 8 * n + 8, :, 1] > 0).sum()) for n in range(5)]
     assert all(size == 0 or size >= kept for size in sizes)
-    assert pixel_mm < 2 or (sizes[2] > 0) == (kept <= 3)  # four pixels, 64 mm2 of them where they are 4 mm wide
+    assert pixel_mm < 2 or (sizes[2] > 0) == (kept <= 3)  # four pixels, of 4 mm 64 mm2
     assert sizes[-1] > 0
 
 

@@ -1,4 +1,5 @@
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -6,9 +7,10 @@ import pytest
 import torch
 
 from seg_core.errors import DeviceError, ModelError, OutputError, UsageError
+from seg_core.model_spec import ModelSpec, Normalisation
 from seg_core.runner import default_model
 from trainers.augment import NONE
-from trainers.cache import SliceCache, SliceCacheWriter
+from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import IGNORED, TrainConfig
 from trainers.loop import BEST, LAST, DivergedError, Source, Training
 from trainers.loop import train as run_training
@@ -124,6 +126,39 @@ def test_other_data_than_a_training_began_with_are_refused(data, tmp_path, make_
         writer.append("0-0", *make_slices(4, 0), (1.0, 1.0, 3.0))
     with pytest.raises(UsageError, match="data of other meta"):
         train(CONFIG, *[tmp_path / "rescaled"] * 2, tmp_path / "run")
+
+
+def test_a_subject_that_was_prepared_anew_is_refused(tmp_path, make_cache, make_slices):
+    def cache(name, slices, key):
+        with SliceCacheWriter(tmp_path / name, CacheIndex((32, 64), ("tibia", "femur"), "uint8")) as writer:
+            writer.append("s0", *make_slices(slices, 0), (1.0, 1.0, 3.0), {"key": key})
+        return tmp_path / name
+
+    validation = make_cache(tmp_path / "validation", seed=3)
+    train(replace(CONFIG, epochs=1), cache("a", 12, "1"), validation, tmp_path / "run")
+    for name, slices, key in (("b", 8, "1"), ("c", 12, "2")):
+        with pytest.raises(UsageError, match="slices of s0, prepared anew"):
+            train(CONFIG, cache(name, slices, key), validation, tmp_path / "run")
+
+
+def test_data_that_were_prepared_in_other_ways_are_refused(tmp_path, make_slices):
+    folders = []
+    for kind in ("percentile", "divide"):
+        spec = ModelSpec("d", ("tibia", "femur"), normalisation=Normalisation(kind, 1.0, 99.0))
+        index = CacheIndex((32, 64), ("tibia", "femur"), "uint8", {"spec": json.loads(spec.to_json())})
+        folders.append(tmp_path / kind)
+        with SliceCacheWriter(folders[-1], index) as writer:
+            writer.append(kind, *make_slices(12, 0), (1.0, 1.0, 3.0))
+    with pytest.raises(UsageError, match="prepared with another normalisation"):
+        train(CONFIG, *folders, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"neighbour_mm": 5.0}, "in no channel"), ({"lr": 1e-7}, "floor")]
+)
+def test_options_without_effect_are_refused(changes, words):
+    with pytest.raises(UsageError, match=words):
+        replace(CONFIG, **changes)
 
 
 def test_slices_that_a_model_file_has_seen_are_remembered(data, tmp_path):

@@ -15,6 +15,7 @@ from seg_core.ply import write_ply
 from trainers.augment import AUGMENTATIONS
 from trainers.cache import SliceCache
 from trainers.config import IGNORED, TrainConfig
+from trainers.crossval import LeakError, check_start
 from trainers.dataset import open_dataset
 from trainers.dicom_writer import SeriesInfo, write_series
 from trainers.loop import Source, train
@@ -194,6 +195,35 @@ def test_subjects_are_added_with_the_same_classes_only(tmp_path, folders):
     assert states(both) == {"masks": "made", "map": "made"}
     assert open_dataset(data).classes == ("tibia",)
     assert set(np.unique(open_dataset(data).class_mask("masks").array)) == {0, 1, IGNORED}
+
+
+def test_a_class_that_earlier_subjects_have_is_known(tmp_path, folders):
+    four = PrepareConfig(SMALL.grid, classes=read_classes("tibia,femur,fibula,pelvis"))
+    prepare(inputs(folders, "map"), tmp_path / "data", four)
+    (folders / "masks/masks/right_fibula.nii.gz").unlink()
+    added = prepare(inputs(folders, "masks"), tmp_path / "data", four)
+    assert added.dataset.classes == ("tibia", "femur", "fibula", "pelvis")
+    assert added.dataset.sided
+
+
+def test_people_are_known_in_another_dataset_by_their_scans(tmp_path, folders, caplog):
+    first = prepare(inputs(folders, "map", "masks"), tmp_path / "first", SMALL).dataset
+    (folders / "map").rename(folders / "renamed")
+    larger = PrepareConfig(Grid("size", (64, 96)))
+    second = SliceCache(prepare(inputs(folders, "renamed"), tmp_path / "second", larger).dataset.cache)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.ckpt").write_bytes(b"")
+    known = {"data": [str(first.cache)] * 2, "subjects": [["map"], ["masks"]]}
+    (run / "run.json").write_text(json.dumps(known))
+    with pytest.raises(LeakError, match="has seen renamed"):
+        check_start(str(run / "best.ckpt"), second)
+    (run / "run.json").write_text(json.dumps(known | {"subjects": [["masks"], ["masks"]]}))
+    check_start(str(run / "best.ckpt"), second)
+    assert not caplog.text
+    shutil.rmtree(first.folder)
+    check_start(str(run / "best.ckpt"), second)
+    assert "is not known" in caplog.text
 
 
 def test_nothing_in_a_dataset_names_a_patient(tmp_path, subject_folders):

@@ -10,6 +10,7 @@ from trainers.subjects import (
     read_classes,
     read_subjects,
     structure_name,
+    structure_names_of,
 )
 
 
@@ -191,3 +192,17 @@ def test_class_tables_of_every_kind(tmp_path):
 )
 def test_the_labelled_side_is_that_of_all_names(names, asked, side):
     assert labelled_side(named(*names), names, asked) == side
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["tibia_R", "tibia_L"], ["right_tibia", "left_tibia"]),
+        (["RT femur", "lt-femur"], ["right_femur", "left_femur"]),
+        (["tibia_r", "Tibia left"], ["right_tibia", "left_tibia"]),
+        (["vastus_l", "vastus_m", "l"], ["vastus_l", "vastus_m", "l"]),
+        (["tibia_r"], ["tibia_r"]),
+    ],
+)
+def test_a_letter_is_a_side_where_the_other_side_is_there_too(texts, names):
+    assert list(structure_names_of(texts).values()) == names
