@@ -178,10 +178,10 @@ def _write_files(
             if found.confidence is not None:
                 write_volume(stage / f"{name}_confidence.nii.gz", found.confidence)
             write_statistics(stage / f"{name}_statistics.csv", found.bones)
-        with clock.step("mesh", space=settings.mesh_space):
-            _write_meshes(stage, name, found.labels, settings.mesh_space)
         with clock.step("draw"):  # what is left of it: it has begun with the writing
             drawn.result()
+    with clock.step("mesh", space=settings.mesh_space):
+        _write_meshes(stage, name, found.labels, settings.mesh_space)
     with clock.step("check"):
         checks = check_label_file(stage / f"{name}_dseg.nii.gz", found.labels, volume.geometry)
         for row in found.bones:

@@ -21,8 +21,8 @@ from seg_core.runner import Runner
 Uint8Array = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
 
-SLAB = 16
-"""Slices that are prepared, inferred and cleaned together; bounds memory, changes no label."""
+SLAB = 8
+"""Slices that are prepared, inferred and cleaned together, or a batch; bounds memory, changes no label."""
 PROBES = 8
 """Slices that are inferred both ways, to see whether views change labels; a scan has four times as many."""
 LEAST_DSC = 0.999
@@ -179,10 +179,11 @@ class SliceInference:
 
     def _slabs(self, span: Range) -> Iterator["_Slab"]:
         """Cut a range where views end, and each view into slabs."""
+        size = max(SLAB, self.runner.batch)
         for view in self.views:
             first, last = max(view.slices[0], span[0]), min(view.slices[1], span[1])
-            for start in range(first, last, SLAB):
-                slices = np.arange(start, min(start + SLAB, last))
+            for start in range(first, last, size):
+                slices = np.arange(start, min(start + size, last))
                 plan = None if view.empty else self.scan.plan.part(view.rows, view.columns)
                 yield _Slab((start, start + len(slices)), slices[~self._done[slices]], plan)
 

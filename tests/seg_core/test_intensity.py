@@ -89,7 +89,6 @@ def test_scans_that_cannot_be_normalised(array, kind):
         Normalisation("divide", 0, float("nan")),
         Normalisation("percentile", 99, 1),
         Normalisation("percentile", 1, 101),
-        Normalisation("else"),  # type: ignore[arg-type]
     ],
 )
 def test_impossible_normalisations(normalisation):
