@@ -194,3 +194,17 @@ def test_summary_leaves_out_what_is_not_there():
         summarise([])
     with pytest.raises(UsageError):
         summarise([scores[0], evaluate(full, full, 2, 1.0)])
+
+
+@pytest.mark.parametrize(("shift_mm", "same"), [(0.4, True), (0.6, False)])
+def test_grids_are_the_same_within_half_a_voxel(shift_mm, same):
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    affine[0, 3] = shift_mm
+    array = random_labels((4, 5, 6), 3)
+    truth = LabelMap(array, Geometry(array.shape, np.diag([1.0, 2.0, 3.0, 1.0])), NAMES)
+    moved = LabelMap(array, Geometry(array.shape, affine), NAMES)
+    if same:
+        assert np.nanmin(evaluate(moved, truth).dsc) == 1
+    else:
+        with pytest.raises(GeometryError, match="lie in different places"):
+            evaluate(moved, truth)

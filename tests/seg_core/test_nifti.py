@@ -13,7 +13,6 @@ from scipy.spatial.transform import Rotation
 from seg_core.colours import bone_colours
 from seg_core.errors import GeometryError, OutputError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
-from seg_core.metrics import evaluate
 from seg_core.nifti import (
     is_nifti,
     label_slabs,
@@ -393,7 +392,7 @@ def test_a_flat_image_needs_two_distances(tmp_path):
 
 @settings(deadline=None, max_examples=60)
 @given(angles=st.tuples(*[st.floats(-0.02, 0.02)] * 3))
-def test_a_slight_tilt_is_written_exactly_and_compared_with_what_a_qform_says(tmp_path_factory, angles):
+def test_a_slight_tilt_is_written_exactly_or_without_a_qform(tmp_path_factory, angles):
     shape, folder = (512, 512, 3), tmp_path_factory.mktemp("tilt")
     geometry = Geometry(shape, affine_of(FLIP @ Rotation.from_euler("xyz", angles).as_matrix()))
     labels = LabelMap(np.zeros(shape, np.uint8), geometry, {})
@@ -402,11 +401,6 @@ def test_a_slight_tilt_is_written_exactly_and_compared_with_what_a_qform_says(tm
     qform, code = image.get_qform(coded=True)
     assert (code, len(warnings)) in ((1, 0), (0, 1))
     assert code == 0 or Geometry(shape, qform).is_close(geometry, 0.05)
-    only = nibabel.Nifti1Image(labels.array, None)
-    only.header.set_qform(geometry.affine, 1)
-    only.header.set_sform(None, 0)
-    only.to_filename(folder / "q.nii")
-    assert evaluate(read_labels(folder / "q.nii"), labels, n_labels=1).true_cm3 == [0]
 
 
 def test_names_beside_a_label_map(tmp_path):
