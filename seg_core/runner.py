@@ -33,8 +33,8 @@ _RUNTIMES = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu", "openvino": "onnxr
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu", "openvino": "openvino"}
 _BATCH = {"cpu": 1, "cuda": 16, "openvino": 4}
 _DTYPES = {"image": "tensor(float)", "logits": "tensor(float)"}
-_NO_MEMORY = re.compile("failed to allocate|bad_alloc|out of memory", re.IGNORECASE)
 _DTYPES |= {"labels": "tensor(uint8)", "confidence": "tensor(uint8)", "size": "tensor(int64)"}
+_NO_MEMORY = re.compile("failed to allocate|bad_alloc|out of memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -128,3 +128,19 @@ def legs():
 def read_json():
     """Parse the JSON in a file."""
     return lambda path: json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def cuda_that_does_not_start(monkeypatch):
+    """ONNX Runtime of a machine without a working driver: offers CUDA, then computes on the CPU."""
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda d, o, providers: session(d, o, providers=["CPUExecutionProvider"]),
+    )

@@ -204,15 +204,15 @@ def _classes(good: Mapping[str, SubjectInput], old: Dataset, config: PrepareConf
     classes = choose_classes(list(good.values()), config.classes, old.classes if left else ())
     if left and config.classes is None and set(classes.names) <= set(old.classes):
         return Classes(old.classes, old.sided)
-    if left and classes.names == old.classes:
-        return replace(classes, sided=old.sided or classes.sided)
-    if left and classes.names != old.classes:
+    if not left:
+        return classes
+    if classes.names != old.classes:
         raise UsageError(
             f"classes {', '.join(classes.names)}",
             f"those of the subjects that {old.folder} has already: {', '.join(old.classes)}",
             f"give {', '.join(left)} again too, or name a new folder",
         )
-    return classes
+    return replace(classes, sided=old.sided or classes.sided)
 
 
 def _run(

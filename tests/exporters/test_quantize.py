@@ -225,16 +225,7 @@ class TestWhichIsTaken:
         with pytest.raises(ModelError, match="cannot be opened"):
             Runner(folder / "small.onnx", "cpu", precision="int8")
 
-    def test_where_the_first_device_does_not_start(self, place, monkeypatch):
-        both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
-        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-        monkeypatch.setattr(
-            onnxruntime,
-            "InferenceSession",
-            lambda d, o, providers: session(d, o, providers=["CPUExecutionProvider"]),
-        )
+    def test_where_the_first_device_does_not_start(self, place, cuda_that_does_not_start):
         runner = Runner(place())
         assert (runner.device, runner.precision) == ("cpu", "int8")
 

@@ -172,17 +172,7 @@ def test_a_device_that_is_not_there_is_an_error(band_model, device):
     assert Runner(band_model(), "auto").device == "cpu"
 
 
-def test_a_provider_that_falls_back_silently_is_an_error(band_model, monkeypatch):
-    # ONNX Runtime of a machine without a working driver: offers CUDA, then computes on the CPU.
-    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(
-        onnxruntime,
-        "InferenceSession",
-        lambda d, o, providers: session(d, o, providers=["CPUExecutionProvider"]),
-    )
+def test_a_provider_that_falls_back_silently_is_an_error(band_model, cuda_that_does_not_start):
     with pytest.raises(DeviceError, match="did not start"):
         Runner(band_model(), "cuda")
     assert Runner(band_model(), "auto").device == "cpu"
