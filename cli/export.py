@@ -4,8 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from cli.console import PATH, debug_option, json_option, print_json
+
+_MODES: dict[str, tuple[str, ...]] = {
+    "from_nnunet": ("--from-nnunet",),
+    "fold": ("--from-nnunet",),
+    "checkpoint": ("--from-nnunet",),
+    "orientation": ("--from-nnunet",),
+    "scans": ("--precision int8", "--precision fp16"),
+    "keep_last": ("--precision int8",),
+    "name": ("RUN", "--from-nnunet"),
+    "weights": ("RUN", "--from-nnunet"),
+    "slices": ("RUN", "--precision int8", "--precision fp16"),
+}
+"""Options, and of what they are; others are of all."""
 
 
 @click.command()
@@ -70,8 +84,12 @@ from cli.console import PATH, debug_option, json_option, print_json
 )
 @json_option
 @debug_option
-def export(run: Path | None, from_nnunet: Path | None, output: Path, as_json: bool, **flags: Any) -> None:
+@click.pass_context
+def export(
+    ctx: click.Context, run: Path | None, from_nnunet: Path | None, output: Path, as_json: bool, **flags: Any
+) -> None:
     """Write the best network of the training in RUN as a model file for `lls segment --model`."""
+    _check_modes(ctx, _mode(flags["precision"], from_nnunet))
     if flags["precision"] != "fp32":
         _export_twin(run, output, as_json, flags)
         return
@@ -93,12 +111,33 @@ def export(run: Path | None, from_nnunet: Path | None, output: Path, as_json: bo
             flags["name"], flags["fold"], flags["orientation"], flags["checkpoint"], options
         )
         done = export_nnunet(from_nnunet, output, request)
+        click.echo(f"made of {done.spec.provenance['trained_as']}", err=True)
     if as_json:
         differences = {"logits": done.parity.logits, "labels": done.parity.labels}
         print_json({"file": str(done.path), "sha256": done.sha256, "parity": differences})
         return
     click.echo(f"{done.path}  (sha256 {done.sha256})")
     click.echo(f"compared: logits differ by {done.parity.logits:.1g}, labels of {done.parity.labels:.2%}")
+
+
+def _mode(precision: str, from_nnunet: Path | None) -> str:
+    """Say of what a file is made."""
+    if precision != "fp32":
+        return f"--precision {precision}"
+    return "RUN" if from_nnunet is None else "--from-nnunet"
+
+
+def _check_modes(ctx: click.Context, mode: str) -> None:
+    """Refuse options that would have no effect."""
+    from seg_core.errors import UsageError
+
+    for parameter in ctx.command.params:
+        modes = _MODES.get(parameter.name or "", (mode,))
+        given = ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and mode not in modes:
+            raise UsageError(
+                f"{parameter.opts[-1]} with {mode}", f"it is of {' or '.join(modes)}", "leave it out"
+            )
 
 
 def _export_twin(model: Path | None, output: Path, as_json: bool, flags: dict[str, Any]) -> None:

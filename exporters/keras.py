@@ -72,7 +72,7 @@ def export(
         rounded = _logits(stored, samples)
     model = finish(write_graph(stored), spec, options.weights)
     parity = check(model, samples, rounded, options.tolerance)
-    return Exported(path, write(model, path), parity, rounding_of(rounded, reference))
+    return Exported(path, write(model, path), parity, rounding_of(rounded, reference), spec)
 
 
 def fold_batchnorm(network: keras.Model) -> keras.Model:

@@ -7,7 +7,7 @@ test time, post-processing found in cross-validation) is left out.
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def export_nnunet(folder: Path, path: Path, request: NnUNetExport | None = None)
     ------
     ModelError
         If the folder is not such a one, has what the runner cannot do (cascades, several channels, regions,
-        another normalisation or resampling), or the gate refuses.
+        another normalisation or resampling), its trainer built another network than the plans say, or the
+        gate refuses.
     UsageError
         If there is no such fold, or no such orientation.
     MissingPackageError
@@ -81,20 +82,25 @@ def export_nnunet(folder: Path, path: Path, request: NnUNetExport | None = None)
     request = request or NnUNetExport()
     plans, dataset = _json(folder / "plans.json"), _json(folder / "dataset.json")
     try:
-        networks, states = [], [_checkpoint(fold) for fold in _folds(folder, request)]
+        files = _folds(folder, request)
+        states = [_checkpoint(file) for file in files]
         chosen = states[0]["init_args"]["configuration"]
         configuration = _configuration(plans["configurations"], chosen)
         spec = describe(plans, dataset, configuration, request)
-        for state in states:
-            network = _network(configuration, len(spec.classes) + 1)
-            network.load_state_dict(state["network_weights"])
-            networks.append(network)
+        spec = replace(spec, provenance=dict(spec.provenance) | {"trained_as": _origin(files, states[0])})
+        networks = [_trained(configuration, len(spec.classes) + 1, state) for state in states]
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ModelError(
             f"{folder} cannot be understood: {error!r}", "a model folder of nnU-Net v2, trained to its end"
         ) from error
     both = _Together(networks, flat=len(configuration["patch_size"]) == 2).eval()
     return export(both, spec, path, _noise(spec), request.options)
+
+
+def _origin(files: list[Path], state: Mapping[str, Any]) -> str:
+    """Say which checkpoints of which trainer a model is made of."""
+    folds = ", ".join(file.parent.name.removeprefix("fold_") for file in files)
+    return f"{state.get('trainer_name', 'nnUNetTrainer')}, {files[0].stem} of fold {folds}"
 
 
 class _Together(torch.nn.Module):
@@ -213,7 +219,7 @@ def _orientation(plans: Mapping[str, Any], stored: str) -> str:
 
     nnU-Net's arrays are (k, j, i) of the stored scan, their axes exchanged by ``transpose_forward``.
     """
-    if plans["image_reader_writer"] == "NibabelIOWithReorient":
+    if plans["image_reader_writer"].endswith("WithReorient"):
         stored = "RAS"
     stored = stored.upper()
     if len(stored) != 3 or any(sum(x in pair for x in stored) != 1 for pair in ("RL", "AP", "SI")):
@@ -223,16 +229,59 @@ def _orientation(plans: Mapping[str, Any], stored: str) -> str:
 
 
 def _configuration(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration with all that it inherits."""
+    """Return a configuration with all that it inherits, and its architecture."""
     found = dict(configurations[name])
     parent = found.pop("inherits_from", None)
-    return found if parent is None else _configuration(configurations, parent) | found
+    if parent is not None:
+        found = _configuration(configurations, parent) | found
+    return found if "architecture" in found else found | {"architecture": _former_architecture(found)}
+
+
+def _former_architecture(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the architecture of plans from before nnU-Net 2.5: what they do not say was fixed then."""
+    modules = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "residual_unet"}
+    name, encoder = known["UNet_class_name"], known["n_conv_per_stage_encoder"]
+    if name not in modules:
+        raise ModelError(f"the architecture {name}", " or ".join(modules))
+    dims = len(known["patch_size"])
+    most = known["unet_max_num_features"]
+    return {
+        "network_class_name": f"{NETWORKS}{modules[name]}.{name}",
+        "arch_kwargs": {
+            "n_stages": len(encoder),
+            "features_per_stage": [
+                min(known["UNet_base_num_features"] << stage, most) for stage in range(len(encoder))
+            ],
+            "conv_op": f"torch.nn.Conv{dims}d",
+            "kernel_sizes": known["conv_kernel_sizes"],
+            "strides": known["pool_op_kernel_sizes"],
+            "n_conv_per_stage" if name == "PlainConvUNet" else "n_blocks_per_stage": encoder,
+            "n_conv_per_stage_decoder": known["n_conv_per_stage_decoder"],
+            "conv_bias": True,
+            "norm_op": f"torch.nn.InstanceNorm{dims}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+
+
+def _trained(configuration: Mapping[str, Any], outputs: int, state: Mapping[str, Any]) -> torch.nn.Module:
+    """Return the network of a checkpoint."""
+    network = _network(configuration, outputs)
+    try:
+        network.load_state_dict(state["network_weights"])
+    except RuntimeError as error:
+        raise ModelError(
+            f"{state.get('trainer_name', 'the trainer')} built another network than the plans': {error}",
+            "a trainer that keeps the plans' architecture, as nnUNetTrainer does",
+        ) from error
+    return network
 
 
 def _network(configuration: Mapping[str, Any], outputs: int) -> torch.nn.Module:
     """Build the network that the plans describe; only nnU-Net's and PyTorch's own classes are let in."""
-    if "architecture" not in configuration:
-        raise ModelError("plans from before nnU-Net 2.5, without the architecture", fix="plan and train anew")
     plain_conv_unet()  # says what is missing
     known = configuration["architecture"]
     arguments = dict(known["arch_kwargs"])

@@ -42,12 +42,15 @@ class Exported:
         How far ONNX Runtime and the framework were apart.
     rounding : Parity
         How far the stored weights' network is from the one that was given: folding and float16.
+    spec : ModelSpec
+        The description in it.
     """
 
     path: Path
     sha256: str
     parity: Parity
     rounding: Parity
+    spec: ModelSpec
 
 
 def check_samples(spec: ModelSpec, samples: npt.NDArray[np.float32]) -> None:

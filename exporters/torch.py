@@ -75,7 +75,7 @@ def export(
     rewrite_blocks(bare, spec.channels)
     model = finish(bare, spec, options.weights)
     parity = check(model, samples, rounded, options.tolerance)
-    return Exported(path, write(model, path), parity, rounding_of(rounded, reference))
+    return Exported(path, write(model, path), parity, rounding_of(rounded, reference), spec)
 
 
 def fold_batchnorm(network: torch.nn.Module, samples: npt.NDArray[np.float32]) -> torch.nn.Module:

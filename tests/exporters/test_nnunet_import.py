@@ -4,6 +4,7 @@ import json
 import warnings
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -221,7 +222,7 @@ def test_labels_agree_with_nnunets_own_predictor(make_folder, case):
 
 
 def test_the_file_says_what_the_plans_say(make_folder):
-    folder = make_folder(spacing=[3.0, 1.5, 1.25], image_reader_writer="NibabelIOWithReorient")
+    folder = make_folder(spacing=[3.0, 1.5, 1.25])
     path = folder / "legs.onnx"
     done = CliRunner().invoke(
         export_command, ["--from-nnunet", str(folder), "--fold", "0", "-o", str(path), "--name", "legs"]
@@ -231,9 +232,69 @@ def test_the_file_says_what_the_plans_say(make_folder):
     assert (spec.name, spec.classes, spec.sided, spec.channels) == ("legs", CLASSES, False, 1)
     assert (spec.patch, spec.overlap, spec.limb_range) == (PATCH, 0.5, False)
     assert (spec.grid.kind, spec.grid.spacing_mm, spec.grid.slice_mm) == ("nnunet", (1.5, 1.25), 3.0)
-    assert spec.orientation == "RAS"
+    assert spec.provenance["trained_as"] == "nnUNetTrainer, checkpoint_final of fold 0"
+    assert "checkpoint_final of fold 0" in done.output
     assert spec.normalisation.kind == "zscore"
     assert str(folder).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient"])
+def test_a_reader_that_turns_all_scans_to_ras_says_how_they_lie(make_folder, reader):
+    pytest.importorskip("nnunetv2", reason="nnunetv2 is in the extra dev")
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+
+    folder = make_folder(image_reader_writer=reader)
+    array = np.arange(24.0).reshape(2, 3, 4)
+    nib.save(nib.Nifti1Image(array, np.diag([-1.0, -1, 1, 1])), folder / "lps.nii.gz")
+    read, _ = recursive_find_reader_writer_by_name(reader)().read_images([folder / "lps.nii.gz"])
+    np.testing.assert_array_equal(read[0].T, array[::-1, ::-1])
+    export_nnunet(folder, folder / "x.onnx", NnUNetExport(orientation="LPS"))
+    assert Runner(folder / "x.onnx", "cpu").spec.orientation == "RAS"
+
+
+def before_2_5(folder):
+    """Write the plans as nnU-Net wrote them before its version 2.5, and return them."""
+    plans = json.loads((folder / "plans.json").read_text())
+    known = plans["configurations"]["base"].pop("architecture")["arch_kwargs"]
+    plans["configurations"]["base"] |= {
+        "UNet_class_name": "PlainConvUNet",
+        "UNet_base_num_features": 8,
+        "unet_max_num_features": 12,
+        "n_conv_per_stage_encoder": known["n_conv_per_stage"],
+        "n_conv_per_stage_decoder": known["n_conv_per_stage_decoder"],
+        "num_pool_per_axis": [1, 1, 1],
+        "pool_op_kernel_sizes": known["strides"],
+        "conv_kernel_sizes": known["kernel_sizes"],
+    }
+    (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    for file in folder.glob("fold_*/*.pth"):
+        state = torch.load(file, weights_only=False)
+        state["init_args"]["plans"] = plans
+        torch.save(state, file)
+    return plans
+
+
+def test_plans_from_before_nnunet_2_5_agree_with_nnunets_own_predictor(make_folder):
+    image, labels = make_scan()
+    folder = make_folder()
+    plans = before_2_5(folder)
+    found = ours(folder, image, SPACING)
+    assert evaluate(found, labels, 2, 1.0).dsc.min() > 0.8
+    assert evaluate(found, theirs(folder, image, SPACING, ("0",)).astype(np.uint8), 2, 1.0).dsc.min() >= 0.995
+    plans["configurations"]["base"]["UNet_class_name"] = "MyUNet"
+    (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    with pytest.raises(ModelError, match="the architecture MyUNet"):
+        export_nnunet(folder, folder / "x.onnx")
+
+
+def test_a_trainer_that_built_another_network_is_named(make_folder):
+    folder = make_folder()
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    state = torch.load(file, weights_only=False) | {"trainer_name": "nnUNetTrainerBN"}
+    state["network_weights"]["encoder.norm.running_mean"] = torch.zeros(8)
+    torch.save(state, file)
+    with pytest.raises(ModelError, match="nnUNetTrainerBN built another network"):
+        export_nnunet(folder, folder / "x.onnx")
 
 
 def test_a_network_of_slices_sees_flat_patches_in_the_scans_own_slices(make_folder):
@@ -335,3 +396,21 @@ def test_other_folders_are_refused(make_folder, tmp_path):
 def test_the_command_wants_one_thing_to_export(tmp_path):
     done = CliRunner().invoke(export_command, ["-o", str(tmp_path / "x.onnx")])
     assert isinstance(done.exception, UsageError)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["RUN", "--checkpoint", "latest"],
+        ["RUN", "--fold", "1"],
+        ["RUN", "--keep-last", "1"],
+        ["--from-nnunet", "FOLDER", "--slices", "DATASET"],
+        ["MODEL.onnx", "--precision", "int8", "--name", "legs"],
+        ["MODEL.onnx", "--precision", "fp16", "--keep-last", "1"],
+        ["--from-nnunet", "FOLDER", "--precision", "int8"],
+    ],
+)
+def test_the_command_refuses_options_that_would_have_no_effect(arguments, tmp_path):
+    done = CliRunner().invoke(export_command, [*arguments, "-o", str(tmp_path / "x.onnx")])
+    assert isinstance(done.exception, UsageError)
+    assert "leave it out" in str(done.exception)
