@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import PATH, debug_option, json_option, number, print_json, table
-from cli.train import TrainingLine, configure, log_epochs, training_options
+from cli.train import TrainingLine, configure, log_epochs, training_options, warn_of_other_preparation
 
 if TYPE_CHECKING:
     from trainers.crossval import FoldWatch
@@ -33,6 +33,7 @@ def crossval(data: Path, output: Path, folds: int | None, as_json: bool, **setti
     quiet, trainer = settings.pop("quiet"), settings.pop("trainer")
     log_epochs(quiet)
     make_engine, config = configure(trainer, settings.pop("network"), settings)
+    warn_of_other_preparation(config.init, Source(data))
     watch = None if quiet else fold_line()
     scores = cross_validate((trainer, make_engine), config, data, output, folds, watch)
     rows = summary_table(Source(data).open().index.classes, list(scores.values()))

@@ -18,20 +18,24 @@ from cli.console import (
 )
 
 if TYPE_CHECKING:
+    from seg_core.model_spec import Grid, Normalisation
     from trainers.prepare import Outcome, PrepareConfig, Prepared
 
 
 @click.command()
 @click.argument("subjects", nargs=-1, required=True, type=PATH, metavar="SUBJECT...")
 @click.option("-o", "--output", required=True, type=PATH, help="Folder of the dataset; added to if there.")
-@click.option("--size", type=int, help="Rows and columns of every slice: 512, 400 or 256 (the default).")
+@click.option(
+    "--size",
+    type=int,
+    help="Rows and columns of every slice: 512, 400 or 256; by default OUTPUT's, else 256.",
+)
 @click.option("--pixel-mm", type=float, help="Millimetres a pixel of every slice, instead of --size.")
 @click.option(
     "--normalisation",
     type=click.Choice(["percentile", "minmax", "divide"]),
-    default="percentile",
-    show_default=True,
-    help="What becomes 0 and 1: percentiles 1 and 99.5 of the scan, its extremes, or 0 and 255.",
+    help="What becomes 0 and 1: percentiles 1 and 99.5 of the scan, its extremes, or 0 and 255; by default"
+    " OUTPUT's, else percentile.",
 )
 @click.option(
     "--classes",
@@ -74,9 +78,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance",
     type=click.IntRange(-1),
-    default=50,
-    show_default=True,
-    help="Slices kept beyond it, towards the head; -1 keeps all.",
+    help="Slices kept beyond it, towards the head; -1 keeps all; by default OUTPUT's, else 50.",
 )
 @click.option("--jobs", type=click.IntRange(1), help="Subjects at a time; two by default.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -90,12 +92,13 @@ def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any)
     (right_tibia.nii.gz ...) or labels.nii.gz with labels.json, as `lls phantom` writes them; or a table
     (.csv, .json) with the columns subject, scan, and labels or one a structure. Folders give subjects their
     names: choose names that identify nobody. Call it again to add subjects, or after it was interrupted:
-    what has not changed is left alone. One bad subject does not stop the others.
+    what has not changed is left alone; another --size, --pixel-mm or --normalisation makes all slices anew.
+    One bad subject does not stop the others.
     """
     from trainers.prepare import prepare as run
     from trainers.subjects import read_subjects
 
-    config = _config(flags)
+    config = _config(flags, output)
     found = read_subjects(subjects)
     with make_progress("prepare", flags["progress_as"], -1 if flags["quiet"] else 0) as progress:
         prepared = run(found, output, config, flags["jobs"] or min(2, len(found)), progress)
@@ -108,32 +111,42 @@ def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any)
     _conclude(prepared)
 
 
-def _config(flags: dict[str, Any]) -> "PrepareConfig":
-    from seg_core.errors import UsageError
-    from seg_core.model_spec import Grid, Normalisation
+def _config(flags: dict[str, Any], output: Path) -> "PrepareConfig":
+    """Return how to prepare; what nobody chose stays as in a dataset that is there."""
+    from trainers.dataset import is_dataset, open_dataset
     from trainers.masks import MaskOptions
     from trainers.prepare import PrepareConfig
     from trainers.subjects import read_classes
+
+    there = open_dataset(output) if is_dataset(output) else PrepareConfig()
+    given = {"grid": _grid(flags), "normalisation": _normalisation(flags), "tolerance": flags["tolerance"]}
+    return PrepareConfig(
+        **{name: getattr(there, name) if value is None else value for name, value in given.items()},
+        masks=MaskOptions(flags["overlap"], flags["mesh_space"], flags["side"]),
+        other_side=flags["other_side"],
+        hip_slice=flags["hip_slice"],
+        classes=None if flags["classes"] is None else read_classes(flags["classes"]),
+    )
+
+
+def _grid(flags: dict[str, Any]) -> "Grid | None":
+    from seg_core.errors import UsageError
+    from seg_core.model_spec import Grid
 
     size, pixel_mm = flags["size"], flags["pixel_mm"]
     if size is not None and pixel_mm is not None:
         raise UsageError("both --size and --pixel-mm", "one of them")
     if pixel_mm is not None:
-        grid = Grid("spacing", spacing_mm=(pixel_mm, pixel_mm), multiple=64)  # what every network takes
-    else:
-        size = 256 if size is None else size
-        grid = Grid("size", (size, size), multiple=16 if size % 32 else 32)
+        return Grid("spacing", spacing_mm=(pixel_mm, pixel_mm), multiple=64)  # what every network takes
+    return None if size is None else Grid("size", (size, size), multiple=16 if size % 32 else 32)
+
+
+def _normalisation(flags: dict[str, Any]) -> "Normalisation | None":
+    from seg_core.model_spec import Normalisation
+
     ranges = {"percentile": (1.0, 99.5), "minmax": (0.0, 255.0), "divide": (0.0, 255.0)}
     kind = flags["normalisation"]
-    return PrepareConfig(
-        grid,
-        Normalisation(kind, *ranges[kind]),
-        MaskOptions(flags["overlap"], flags["mesh_space"], flags["side"]),
-        flags["other_side"],
-        flags["hip_slice"],
-        flags["tolerance"],
-        None if flags["classes"] is None else read_classes(flags["classes"]),
-    )
+    return None if kind is None else Normalisation(kind, *ranges[kind])
 
 
 def _warn(outcome: "Outcome") -> None:

@@ -77,14 +77,14 @@ def configure(
 ) -> tuple["MakeEngine", "TrainConfig"]:
     """Return what makes the trainer's engines, and the network's configuration with the user's changes.
 
-    Where no network is named it is that of the model file to begin with, else the report's.
+    Where no network is named it is the one to begin with, whose channels are kept too, else the report's.
     """
     from dataclasses import replace
 
     from seg_core.errors import UsageError
     from trainers.augment import AUGMENTATIONS
-    from trainers.model_file import channel_settings, model_file, network_of, read_model
     from trainers.registry import get_config, get_trainer
+    from trainers.start import own_settings
 
     given = {name: value for name, value in settings.items() if value is not None}
     name = given.pop("augmentation", None)
@@ -93,11 +93,9 @@ def configure(
         for field, option in (("unit", "augment_by"), ("factor", "augment_factor"))
         if option in given
     }
-    begun = model_file(given.get("init", "random"))
-    known = None if begun is None else read_model(begun)[0]
-    own = {} if known is None else channel_settings(known)
-    network = network or ("unet-resnet34" if known is None else network_of(known))
-    config = get_config(trainer, network, **own | given)
+    own = own_settings(given.get("init", "random"))
+    begun = own.pop("network", "unet-resnet34")
+    config = get_config(trainer, network or begun, **own | given)
     if name is not None and name not in AUGMENTATIONS:
         raise UsageError(f"augmentation {name!r}", f"one of {', '.join(AUGMENTATIONS)}")
     augmentation = AUGMENTATIONS[name] if name else config.augmentation
@@ -192,7 +190,7 @@ def train(
     log_epochs(quiet)
     sources = _sources(data, validation, chosen)
     make_engine, config = configure(settings.pop("trainer"), settings.pop("network"), settings)
-    _warn_of_other_preparation(config.init, sources[0])
+    warn_of_other_preparation(config.init, sources[0])
     watch = _tell if progress_as == "json" else None if quiet else TrainingLine()
     result = run_training(make_engine, config, sources, output, resume, watch)
     click.echo(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
@@ -205,23 +203,25 @@ def _tell(tick: "Tick") -> None:
     write_progress({"step": "train", "doing": "training"} | asdict(tick))
 
 
-def _warn_of_other_preparation(init: str, source: "Source") -> None:
+def warn_of_other_preparation(init: str, source: "Source") -> None:
     """Say where a network that training begins with knows slices that were prepared otherwise."""
     import json
 
     from seg_core.model_spec import ModelSpec
-    from trainers.model_file import model_file, other_preparation, read_model
+    from trainers.model_file import other_preparation
+    from trainers.start import own_preparation
 
-    begun, meta = model_file(init), source.open().index.meta
-    if begun is None or "spec" not in meta:
+    known, meta = own_preparation(init), source.open().index.meta
+    if known is None or "spec" not in meta:
         return
-    for difference in other_preparation(read_model(begun)[0], ModelSpec.from_json(json.dumps(meta["spec"]))):
-        click.echo(f"warning: {begun.name} knows {difference}: prepare the data as it wants them", err=True)
+    for difference in other_preparation(known, ModelSpec.from_json(json.dumps(meta["spec"]))):
+        click.echo(f"warning: {init} knows {difference}: prepare the data as it wants them", err=True)
 
 
 def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tuple[Any, Any]:
     """Return what is learned from and what is chosen by."""
     from seg_core.errors import UsageError
+    from trainers.crossval import check_apart
     from trainers.loop import Source
 
     if (validation is None) == (not chosen):
@@ -233,7 +233,9 @@ def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tu
                 "other slices to choose by",
                 "name some of its subjects with --validation-subject",
             )
-        return Source(data), Source(validation)
+        sources = Source(data), Source(validation)
+        check_apart(*sources)
+        return sources
     everyone = [subject.name for subject in Source(data).open().index.subjects]
     rest = tuple(name for name in everyone if name not in chosen)
     return Source(data, rest), Source(data, chosen)

@@ -17,8 +17,9 @@ from seg_core.model_spec import ModelSpec
 from trainers.batches import fixed_subset
 from trainers.batches3d import fixed_patches
 from trainers.config import Around, Patches
-from trainers.loop import BEST, RUN, Source
+from trainers.loop import BEST, Source
 from trainers.registry import get_network
+from trainers.start import RUN
 
 SAMPLES, PATCHES = 8, 2
 """Slices or patches on which framework and file are compared."""

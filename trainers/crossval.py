@@ -25,8 +25,9 @@ from seg_core.output import write_whole
 from trainers.cache import AIR, SliceCache
 from trainers.config import IGNORED, TrainConfig
 from trainers.dataset import open_dataset
-from trainers.loop import RUN, MakeEngine, Source, Tick, train
+from trainers.loop import MakeEngine, Source, Tick, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json, write_results
+from trainers.start import lineage, run_of
 
 LOG = logging.getLogger(__name__)
 PLAN, SCORES = "crossval.json", "scores.json"
@@ -157,7 +158,7 @@ def check_subjects(cache: SliceCache) -> str:
 
 
 def check_start(init: str, cache: SliceCache) -> None:
-    """Refuse to begin with the checkpoint of a training that saw subjects of the same data.
+    """Refuse to begin with the checkpoint of a training that saw subjects of the same data, at any remove.
 
     Of a network that was exported, or taken out of its folder, nobody can tell: that is said in the log.
 
@@ -175,25 +176,39 @@ def check_start(init: str, cache: SliceCache) -> None:
     ModelError
         If the folder's description of the training cannot be read.
     """
-    run = Path(init).with_name(RUN)
-    if not Path(init).is_file():
-        return
-    if not run.is_file():
-        if Path(init).suffix in (".ckpt", ".onnx"):
+    known = run_of(init)
+    if known is None:
+        if Path(init).is_file() and Path(init).suffix in (".ckpt", ".onnx"):
             LOG.warning("whom %s has seen is not known: if they are held out here, scores are too good", init)
         return
-    try:
-        known = json.loads(run.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{run} cannot be read: {error}", "what a training wrote") from error
-    pairs = zip(known.get("data", ()), known.get("subjects", ()), strict=False)
     names = {subject.name for subject in cache.index.subjects}
-    seen = sorted({name for folder, some in pairs for name in _met(Path(folder), some, cache.folder)} & names)
+    met = {name for folder, some in lineage(known) for name in _met(Path(folder), some, cache.folder)}
+    seen = sorted(met & names)
     if seen:
         raise LeakError(
             f"{init} has seen {', '.join(seen)}",
             "a network that knows nobody who will be held out",
             "begin with another one, or at random",
+        )
+
+
+def check_apart(teaching: Source, choosing: Source) -> None:
+    """Refuse to choose a network by someone who teaches it, also where they were prepared twice.
+
+    Raises
+    ------
+    LeakError
+        If a scan is in both.
+    """
+    first, second = teaching.open(), choosing.open()
+    taught = [subject.name for subject in first.index.subjects]
+    names = {subject.name for subject in second.index.subjects}
+    both = sorted(_met(first.folder.resolve(), taught, second.folder) & names)
+    if both:
+        raise LeakError(
+            f"{', '.join(both)} to learn from and to choose by",
+            "others to choose by",
+            "leave them out of one",
         )
 
 

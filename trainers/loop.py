@@ -21,6 +21,7 @@ from trainers.cache import CacheIndex, SliceCache
 from trainers.config import IGNORED, TrainConfig
 from trainers.log import RunLog
 from trainers.model_file import samples_seen
+from trainers.start import RUN, lineage, run_of
 
 LOG = logging.getLogger(__name__)
 
@@ -244,7 +245,7 @@ def _writing(run_dir: Path) -> Iterator[None]:
         raise output_error(error, run_dir) from error
 
 
-BEST, LAST, RUN = "best.ckpt", "last.ckpt", "run.json"
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 # What may be another when a training goes on: where it is computed and how long, and what is told of.
@@ -323,11 +324,14 @@ class Training:
     def describe(self) -> None:
         """Write what can be known of the run without its framework."""
         data = [str(source.folder.resolve()) for source in (self.train_data.open(), self.validation)]
-        text = json.dumps(
-            {"data": data, "subjects": self._subjects(), "prepared": self._prepared()} | self._facts(),
-            indent=1,
-        )
-        write_whole(self.run_dir / RUN, text)
+        known = {"data": data, "subjects": self._subjects(), "prepared": self._prepared()}
+        known["before"] = self._before()
+        write_whole(self.run_dir / RUN, json.dumps(known | self._facts(), indent=1))
+
+    def _before(self) -> list[tuple[str, list[str]]]:
+        """Return whom the network to begin with has seen; it may be gone when a training goes on."""
+        begun, own = run_of(self.config.init), run_of(str(self.run_dir / LAST))
+        return (own or {}).get("before", []) if begun is None else lineage(begun)
 
     def save(self, name: str) -> None:
         """Write a checkpoint; only the last one can be resumed."""

@@ -36,6 +36,20 @@ def test_a_dataset_with_its_pages(lls, subjects):
     assert (data / "dataset.json").read_bytes() == before
 
 
+def test_a_subject_that_is_added_is_prepared_as_the_others(lls, subjects):
+    data = subjects / "data"
+    options = ("--pixel-mm", 7.5, "--normalisation", "minmax", "--tolerance", 3)
+    assert lls("prepare", subjects / "anna", "-o", data, *options)[0] == 0
+    before = json.loads((data / "dataset.json").read_text())
+    assert lls("prepare", subjects / "ben", "-o", data)[0] == 0
+    after = json.loads((data / "dataset.json").read_text())
+    assert [subject["name"] for subject in after["subjects"]] == ["anna", "ben"]
+    different = {name for name in before if before[name] != after[name]}
+    assert different == {"subjects"}
+    assert lls("prepare", subjects / "ben", "-o", data, "--size", 64)[0] == 0
+    assert json.loads((data / "dataset.json").read_text())["grid"] != before["grid"]
+
+
 def test_one_bad_subject_is_reported_and_the_rest_done(lls, subjects):
     code, out, err = lls(
         "prepare", subjects / "anna", subjects / "nobody", "-o", subjects / "data", "--size", 64

@@ -18,8 +18,8 @@ from seg_core.runner import Runner
 from seg_core.segment import SegmentOptions, segment
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import TrainConfig
-from trainers.loop import RUN
 from trainers.loop import train as run_training
+from trainers.start import RUN
 from trainers.torch import denseunet, engine, make_engine, nnunet
 from trainers.torch.baseline import BaselineUNet
 from trainers.torch.denseunet import Width

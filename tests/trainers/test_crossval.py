@@ -16,9 +16,18 @@ from trainers import registry
 from trainers.augment import NONE
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import IGNORED, TrainConfig
-from trainers.crossval import Fold, LeakError, check_start, check_subjects, cross_validate, plan_folds
+from trainers.crossval import (
+    Fold,
+    LeakError,
+    check_apart,
+    check_start,
+    check_subjects,
+    cross_validate,
+    plan_folds,
+)
 from trainers.loop import Source, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json, table
+from trainers.start import own_settings
 
 CLASSES = ("tibia", "femur")
 CONFIG = TrainConfig(
@@ -177,6 +186,34 @@ def test_a_start_that_has_seen_the_subjects_is_refused(data, tmp_path, make_cach
     (tmp_path / "run" / "run.json").write_text("no JSON")
     with pytest.raises(ModelError, match=r"run\.json"):
         cross_validate(("grey", grey_engine), replace(CONFIG, init=str(seen)), data, tmp_path / "no")
+
+
+def test_a_start_whose_own_start_has_seen_the_subjects_is_refused(data, tmp_path, make_cache, grey_engine):
+    sources = (Source(data, ("0-0", "0-1")), Source(data, ("0-2",)))
+    seen = train(grey_engine, CONFIG, sources, tmp_path / "run").best
+    elsewhere, begun = make_cache(tmp_path / "elsewhere", seed=9), replace(CONFIG, init=str(seen))
+    for epochs in (2, 3):
+        last = train(grey_engine, replace(begun, epochs=epochs), (elsewhere, elsewhere), tmp_path / "further")
+        with pytest.raises(LeakError, match="has seen 0-0, 0-1, 0-2"):
+            check_start(str(last.best), SliceCache(data))
+        (tmp_path / "run" / "run.json").unlink(missing_ok=True)  # it still knows, when it goes on
+
+
+def test_who_teaches_does_not_choose(data, make_cache, tmp_path):
+    check_apart(Source(data, ("0-0", "0-1")), Source(data, ("0-2",)))
+    check_apart(Source(data), Source(make_cache(tmp_path / "elsewhere", seed=9)))
+    with pytest.raises(LeakError, match="0-1 to learn from and to choose by"):
+        check_apart(Source(data, ("0-0", "0-1")), Source(data, ("0-1", "0-2")))
+
+
+def test_a_training_keeps_the_channels_of_the_checkpoint_that_it_begins_with(data, tmp_path, grey_engine):
+    config = replace(CONFIG, channel_fill="neighbours", neighbour_mm=3.0)
+    best = train(grey_engine, config, (data, data), tmp_path / "run").best
+    own = own_settings(str(best))
+    assert (own["network"], own["channel_fill"], own["neighbour_mm"]) == ("grey", "neighbours", 3.0)
+    assert own_settings("random") == {}
+    (tmp_path / "run" / "run.json").unlink()
+    assert own_settings(str(best)) == {}
 
 
 def test_air_may_be_shared(data, make_slices):

@@ -1,16 +1,19 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cli.train import configure
+from cli.train import configure, warn_of_other_preparation
 from exporters.torch import fold_batchnorm
 from seg_core.errors import ModelError, UsageError
 from seg_core.labels import BONES
 from seg_core.model_spec import Grid, Normalisation
 from seg_core.runner import Runner, default_model
+from trainers.cache import CacheIndex, SliceCacheWriter
 from trainers.config import TrainConfig
+from trainers.loop import Source
 from trainers.model_file import channel_settings, model_file, network_of, other_preparation, read_model
 from trainers.torch.engine import TorchEngine
 from trainers.torch.from_model import fill, unfold
@@ -106,10 +109,21 @@ def test_a_training_takes_the_network_and_the_channels_of_what_it_begins_with():
     assert configure("torch", None, {"init": "default", "neighbour_mm": 2.5})[1].neighbour_mm == 2.5
 
 
-def test_another_preparation_is_said():
+def test_another_preparation_is_said(tmp_path, capsys):
     spec, _ = read_model(default_model())
     assert other_preparation(spec, spec) == []
     data = replace(spec, grid=Grid("size", (256, 256)), normalisation=Normalisation("divide"))
     pixels, intensities = other_preparation(spec, data)
     assert pixels == "pixels of 0.9375 x 0.9375 mm, not slices of 256 x 256 pixels"
     assert "percentile (1, 99.5), not intensities by divide" in intensities
+    with SliceCacheWriter(
+        tmp_path / "c", CacheIndex((32, 64), BONES, meta={"spec": json.loads(data.to_json())})
+    ) as writer:
+        writer.append("anna", np.zeros((2, 32, 64)), np.zeros((2, 32, 64), np.uint8), (1.0, 1.0, 1.0))
+    warn_of_other_preparation("default", Source(tmp_path / "c"))
+    (tmp_path / "best.ckpt").touch()
+    (tmp_path / "run.json").write_text(json.dumps({"meta": {"spec": json.loads(spec.to_json())}}))
+    warn_of_other_preparation(str(tmp_path / "best.ckpt"), Source(tmp_path / "c"))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert said[2].endswith(f"best.ckpt knows {pixels}: prepare the data as it wants them")

@@ -1,7 +1,8 @@
 import csv
 import subprocess
 import sys
-from dataclasses import replace
+import warnings
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -193,12 +194,15 @@ def test_what_fills_the_channels(data):
     assert neighbours.evaluate(np.repeat(images, 3, axis=1), labels)[0] == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_frozen_encoder_keeps_its_convolutions(shallow):
+def test_a_frozen_encoder_keeps_its_convolutions(shallow, tmp_path):
     config = replace(CONFIG, network="unet-resnet34", batch=2, freeze_encoder=True)
     engine = make_engine(config, CLASSES)
     before = {w.path: w.numpy().copy() for w in engine.network.weights}
     engine.step(*batch(), 0.01)
     changed = {w.path for w in engine.network.weights if not np.array_equal(before[w.path], w.numpy())}
+    engine.save(tmp_path / "last.ckpt", {"config": asdict(config), "classes": list(CLASSES)}, resumable=True)
+    with pytest.raises(UsageError, match="--freeze-encoder as before"):
+        make_engine(replace(config, freeze_encoder=False), CLASSES).load(tmp_path / "last.ckpt")
     encoder = {path for path in before if not path.startswith("decoder")}
     assert {p for p in encoder - changed if p.endswith("kernel")} == {
         p for p in encoder if p.endswith("kernel")
@@ -215,6 +219,8 @@ def test_an_encoder_begins_with_published_weights(shallow, tmp_path, monkeypatch
 
     published = build_network("unet-resnet34", 2, 3)
     encoder = [layer for layer in published.layers if layer.weights and not layer.name.startswith("decoder")]
+    encoder[0].moving_mean.assign([123.0, 117, 104])
+    encoder[0].moving_variance.assign([3500.0, 3300, 3600])
     path = tmp_path / "resnet34.h5"
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in encoder]
@@ -227,13 +233,53 @@ def test_an_encoder_begins_with_published_weights(shallow, tmp_path, monkeypatch
     monkeypatch.setattr(keras.utils, "get_file", lambda *a, **k: str(path))
     for weights in (str(path), "imagenet"):
         network = build_network("unet-resnet34", 3, 3, weights)
-        for layer in encoder:
+        for layer in encoder[1:]:
             for a, b in zip(layer.get_weights(), network.get_layer(layer.name).get_weights(), strict=True):
                 assert np.array_equal(a, b)
+    assert encoder[0].name == "bn_data"
+    image = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    expected = encoder[0](255 * image, training=False)  # what these weights were taught
+    found = network.get_layer("bn_data")(image, training=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     with h5py.File(path, "a") as file:
         file.attrs["layer_names"] = [b"conv0"]
     with pytest.raises(ModelError, match="lacks"):
         build_network("unet-resnet34", 3, 3, "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "last", "border"),
+    [
+        ("unet-resnet50", "resnet50", "conv1_relu", 2),
+        ("unet-vgg19", "vgg19", "block1_conv1", 1),
+        ("unet-mobilenetv2", "mobilenet_v2", "Conv1_relu", 1),
+    ],
+)
+def test_published_encoders_see_what_they_were_taught(name, module, last, border, tmp_path):
+    import keras
+
+    from trainers.keras.networks import _APPLICATIONS, build_network
+
+    published = _APPLICATIONS[name][0](include_top=False, weights=None, input_shape=(64, 64, 3))
+    for layer in published.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_mean.assign(np.linspace(-1, 1, layer.moving_mean.shape[0]))
+    path = tmp_path / "published.weights.h5"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        published.save_weights(path)
+    image = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
+    prepare = getattr(keras.applications, module).preprocess_input
+    expected = until(published, last)(prepare(255 * image), training=False)
+    found = until(build_network(name, 2, 3, str(path)), last)(image, training=False)
+    inside = slice(border, -border)
+    np.testing.assert_allclose(found[:, inside, inside], expected[:, inside, inside], rtol=1e-3, atol=1e-3)
+
+
+def until(network, layer):
+    import keras
+
+    return keras.Model(network.input, network.get_layer(layer).output)
 
 
 def test_weights_that_cannot_be_had(shallow, tmp_path, monkeypatch):
@@ -249,6 +295,8 @@ def test_weights_that_cannot_be_had(shallow, tmp_path, monkeypatch):
         build_network("unet-resnet34", 3, 3, "imagenet")
     with pytest.raises(ModelError, match="could not be loaded"):
         build_network("unet-resnet34", 3, 3, str(tmp_path / "none.h5"))
+    with pytest.raises(UsageError, match="1 channels"):
+        build_network("unet-resnet34", 3, 1, "imagenet")
     with pytest.raises(UsageError, match="unet-baseline"):
         build_network("unet-baseline", 3, 3, "imagenet")
     with pytest.raises(UsageError, match="network"):

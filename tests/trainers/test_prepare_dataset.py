@@ -15,7 +15,7 @@ from seg_core.ply import write_ply
 from trainers.augment import AUGMENTATIONS
 from trainers.cache import SliceCache
 from trainers.config import IGNORED, TrainConfig
-from trainers.crossval import LeakError, check_start
+from trainers.crossval import LeakError, check_apart, check_start
 from trainers.dataset import open_dataset
 from trainers.dicom_writer import SeriesInfo, write_series
 from trainers.loop import Source, train
@@ -211,6 +211,9 @@ def test_people_are_known_in_another_dataset_by_their_scans(tmp_path, folders, c
     (folders / "map").rename(folders / "renamed")
     larger = PrepareConfig(Grid("size", (64, 96)))
     second = SliceCache(prepare(inputs(folders, "renamed"), tmp_path / "second", larger).dataset.cache)
+    with pytest.raises(LeakError, match="renamed to learn from and to choose by"):
+        check_apart(Source(first.folder), Source(second.folder))
+    check_apart(Source(first.folder, ("masks",)), Source(second.folder))
     run = tmp_path / "run"
     run.mkdir()
     (run / "best.ckpt").write_bytes(b"")

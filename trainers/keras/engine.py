@@ -91,6 +91,10 @@ class KerasEngine:
         arrays, facts = checkpoint.load(path)
         if tuple(facts["classes"]) != self.classes:
             raise UsageError(f"classes {self.classes}", f"{facts['classes']}, with which the training began")
+        if facts["config"].get("freeze_encoder", False) != self.config.freeze_encoder:
+            raise UsageError(
+                f"{path}: other layers learned", fix="give or leave out --freeze-encoder as before"
+            )
         _fill(self._state(), arrays, path)
         return facts
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from seg_core.errors import ModelError, UsageError
@@ -31,6 +32,8 @@ _APPLICATIONS: Mapping[str, tuple[Callable[..., keras.Model], tuple[str, ...]]] 
     }
 )
 """Encoders of keras.applications, with the layers at which the decoder takes from them, the deepest first."""
+_MEAN_BGR = (103.939, 116.779, 123.68)
+"""Of ImageNet, as keras.applications subtracts it."""
 
 
 def build_network(name: str, classes: int, channels: int, weights: str = "random") -> keras.Model:
@@ -57,7 +60,7 @@ def build_network(name: str, classes: int, channels: int, weights: str = "random
     Raises
     ------
     UsageError
-        If there is no such network, or it has no weights to begin with.
+        If there is no such network, or it has no weights to begin with, or not for so many channels.
     ModelError
         If the weights cannot be had.
     """
@@ -71,6 +74,8 @@ def build_network(name: str, classes: int, channels: int, weights: str = "random
         if weights != "random":
             raise UsageError(f"{name} beginning with {weights!r}", f"one of {', '.join(known)}, or random")
         return baseline_unet(image, classes)
+    if weights != "random" and channels != 3:
+        raise UsageError(f"{weights} for {channels} channels", "3, as the published weights take")
     try:
         encoder, skips = _encoder(name, image, weights)
     except Exception as error:  # downloads and HDF5 raise dozens of kinds
@@ -146,7 +151,26 @@ def _encoder(name: str, image: Any, weights: str) -> tuple[keras.Model, tuple[st
         )
     make, skips = _APPLICATIONS[name]
     start = None if weights == "random" else weights
-    return make(include_top=False, weights=start, input_tensor=image, name=name), skips
+    encoder = make(include_top=False, weights=start, input_tensor=image, name=name)
+    if start is not None:
+        _take_unit_range(encoder, name)
+    return encoder, skips
+
+
+def _take_unit_range(encoder: keras.Model, name: str) -> None:
+    """Fold what keras.applications does to images of 0 to 255 into the first convolution: ours are of 0 to 1.
+
+    Where the image is padded the two differ: theirs pads the mean image, ours black.
+    """
+    first = next(layer for layer in encoder.layers if isinstance(layer, layers.Conv2D))
+    kernel = first.kernel.numpy()
+    if name == "unet-mobilenetv2":  # 2 x - 1, and a BatchNorm where there is no bias
+        first.kernel.assign(2 * kernel)
+        mean = encoder.get_layer("bn_Conv1").moving_mean
+        mean.assign(mean + kernel.sum((0, 1, 2)))
+    else:  # channels as BGR, less ImageNet's mean
+        first.kernel.assign(255 * kernel[:, :, ::-1])
+        first.bias.assign(first.bias - np.tensordot(kernel.sum((0, 1)), _MEAN_BGR, (0, 0)))
 
 
 def _unet(image: Any, encoder: keras.Model, skips: Sequence[str], classes: int) -> keras.Model:

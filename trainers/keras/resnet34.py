@@ -50,6 +50,7 @@ def resnet34(image: Any, weights: str = "random") -> keras.Model:
     encoder = keras.Model(image, x, name="unet-resnet34")
     if weights != "random":
         _load(encoder, _imagenet_file() if weights == "imagenet" else Path(weights))
+        _take_unit_range(encoder)
     return encoder
 
 
@@ -76,6 +77,15 @@ def _normalise(x: Any, name: str, scale: bool = True) -> Any:
 
 def _relu(x: Any, name: str) -> Any:
     return layers.Activation("relu", name=name)(x)
+
+
+def _take_unit_range(encoder: keras.Model) -> None:
+    """Let the published weights, which were taught images of 0 to 255, take ours of 0 to 1."""
+    mean, variance = (
+        getattr(encoder.get_layer("bn_data"), name) for name in ("moving_mean", "moving_variance")
+    )
+    mean.assign(mean / 255)
+    variance.assign(variance / 255**2)
 
 
 def _imagenet_file() -> Path:
