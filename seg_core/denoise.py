@@ -4,6 +4,7 @@ A piece is judged by its own class in its own slice, so that the fibula is not j
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,9 +76,9 @@ def denoise_slices(labels: Labels, n_classes: int, params: Denoise) -> tuple[Lab
     cleaned = labels.copy(order="C")
     counts = np.zeros((3, n_classes + 1), np.int64)
     least = float(params.fraction), float(params.minimum_pixels)
-    highest = _denoise(
-        cleaned, as_words(cleaned), *least, int(params.connectivity == 8), params.fill_holes, counts
-    )
+    memory = cleaned, cleaned.reshape(-1), as_words(cleaned)
+    room = _room(cleaned.shape, n_classes)
+    highest = _denoise(memory, room, *least, int(params.connectivity == 8), params.fill_holes, counts)
     _check_values(highest, n_classes)
     if labels.flags.c_contiguous:
         return cleaned, Removed(*counts)
@@ -142,27 +143,36 @@ def _check_values(highest: int, n_classes: int) -> None:
         raise UsageError(f"label value {highest}", f"at most {n_classes}, the number of classes")
 
 
+def _room(shape: tuple[int, ...], n_classes: int) -> tuple[npt.NDArray[Any], ...]:
+    """Return arrays for a slice's runs: their offsets, starts, ends, classes, parents; and two to count in.
+
+    There is room for a slice of nothing but runs of one pixel: what is not written takes no memory. A kernel
+    that makes its arrays itself takes longer to compile.
+    """
+    pixels = shape[1] * shape[2]
+    runs = [np.empty(pixels, dtype) for dtype in (np.int32, np.int32, np.uint8, np.int32, np.int32)]
+    return np.zeros(shape[1] + 1, np.int64), *runs, np.empty(n_classes + 1, np.int64)
+
+
 @kernel
-def _denoise(stack, words, fraction, minimum, reach, fill, counts):  # type: ignore[no-untyped-def]
+def _denoise(memory, room, fraction, minimum, reach, fill, counts):  # type: ignore[no-untyped-def]
     """Clean the slices in place; return the highest value, beyond the classes' if one is (then stop).
 
-    ``words``: the same memory, eight pixels at a time.
+    ``memory``: the slices, the same as flat pixels, and eight of these at a time.
     """
+    stack, pixels, words = memory
+    offsets, starts, ends, classes, parent, extra, total = room
+    runs = (offsets, starts, ends, classes, parent)
     slices, rows, columns = stack.shape
-    pixels = stack.reshape(-1)
-    runs, extra = _room(rows, 8 * rows + columns)
     for s in range(slices):
-        image = stack[s]
         highest = _encode(pixels, words, s * rows * columns, columns, runs)
-        if highest < 0:
-            runs, extra = _room(rows, rows * columns)
-            highest = _encode(pixels, words, s * rows * columns, columns, runs)
-        if highest >= counts.shape[1]:
+        if highest >= total.size:
             return highest
         if highest == 0:
             continue
+        image = stack[s]
         if fraction > 0 or minimum > 0:
-            _remove_small(image, runs, extra, fraction, minimum, reach, counts)
+            _remove_small(image, runs, (extra, total), (fraction, minimum), reach, counts)
         if fill:
             _mark_holes(rows, runs, extra, 1 - reach)
             _fill_holes(image, runs, extra, counts)
@@ -170,31 +180,21 @@ def _denoise(stack, words, fraction, minimum, reach, fill, counts):  # type: ign
 
 
 @inner_kernel
-def _room(rows, capacity):  # type: ignore[no-untyped-def]
-    """Return arrays for so many runs (offsets, starts, ends, classes, parent), and for a number of each."""
-    offsets = np.zeros(rows + 1, np.int64)
-    starts, ends = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-    classes, parent = np.empty(capacity, np.uint8), np.empty(capacity, np.int32)
-    return (offsets, starts, ends, classes, parent), np.empty(capacity, np.int32)
-
-
-@inner_kernel
 def _encode(pixels, words, first, columns, runs):  # type: ignore[no-untyped-def]
     """Cut each row of the slice that begins at ``first`` into runs of one value, background too.
 
-    Returns the highest value; -1 where there is no room for the runs.
+    Returns the highest value.
     """
     offsets, starts, ends, classes, parent = runs
     run, highest = 0, 0
     for r in range(offsets.size - 1):
-        if run + columns > starts.size:
-            return -1
         row = first + r * columns
         stop = row + columns
         at = row
         while at < stop:
             value = pixels[at]
-            highest = max(highest, value)
+            if value > highest:
+                highest = value
             starts[run], classes[run], parent[run] = at - row, value, run
             at = end_of_run(pixels, words, at, stop)
             ends[run] = at - row
@@ -204,15 +204,18 @@ def _encode(pixels, words, first, columns, runs):  # type: ignore[no-untyped-def
 
 
 @inner_kernel
-def _remove_small(image, runs, sizes, fraction, minimum, reach, counts):  # type: ignore[no-untyped-def]
+def _remove_small(image, runs, room, least, reach, counts):  # type: ignore[no-untyped-def]
     """Unite the pieces, and make the small ones background, in the image and in the runs."""
     offsets, starts, ends, classes, parent = runs
-    rows = image.shape[0]
-    total = np.zeros(counts.shape[1], np.int64)
+    sizes, total = room
+    rows = offsets.size - 1
+    for value in range(total.size):
+        total[value] = 0
     for r in range(1, rows):
         lines = (offsets[r - 1], offsets[r], offsets[r], offsets[r + 1])
         link_lines(starts, ends, classes, parent, lines, reach)
-    sizes[: offsets[rows]] = 0
+    for run in range(offsets[rows]):
+        sizes[run] = 0
     for run in range(offsets[rows]):
         sizes[find_root(parent, run)] += ends[run] - starts[run]
         total[classes[run]] += ends[run] - starts[run]
@@ -220,14 +223,21 @@ def _remove_small(image, runs, sizes, fraction, minimum, reach, counts):  # type
         for run in range(offsets[r], offsets[r + 1]):
             value, root = classes[run], parent[run]
             # A root comes before its runs: its class may be 0 by now, its size is still the piece's.
-            if value == 0 or sizes[root] >= max(fraction * total[value], minimum):
+            small = sizes[root] < least[0] * total[value] or sizes[root] < least[1]
+            if value == 0 or not small:
                 continue
             counts[0, value] += root == run
             counts[1, value] += ends[run] - starts[run]
-            image[r, starts[run] : ends[run]] = 0
+            _paint(image, r, starts[run], ends[run], 0)
             classes[run] = 0
     for run in range(offsets[rows]):
         parent[run] = run
+
+
+@inner_kernel
+def _paint(image, row, start, end, value):  # type: ignore[no-untyped-def]
+    for column in range(start, end):
+        image[row, column] = value
 
 
 @inner_kernel
@@ -299,5 +309,5 @@ def _fill_holes(image, runs, around, counts):  # type: ignore[no-untyped-def]
                 continue
             value = around[find_root(parent, run)]
             if 0 < value < _OPEN:
-                image[r, starts[run] : ends[run]] = value
+                _paint(image, r, starts[run], ends[run], value)
                 counts[2, value] += ends[run] - starts[run]
