@@ -12,17 +12,17 @@ scans of the validation's subjects 20, 21 and 22, at 7, 10 and 14 years.
 ``--scans`` keeps the scans for another run. A bone's figures are the mean and SD over scans and sides.
 """
 
-import argparse
-import json
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import command, parser_of, write_figures
 from seg_core.labels import BONES
 from seg_core.metrics import evaluate
 from seg_core.nifti import read_labels
@@ -109,17 +109,17 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+@command
+def main(given: Sequence[str] | None = None) -> None:
     """Run a set and print its table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--set", choices=SETS, default="ordinary")
     parser.add_argument("--model", default="default")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, fp16 or int8")
     parser.add_argument("--scans", type=Path, help="keep the scans here")
     parser.add_argument("--json", type=Path, help="write every figure here")
     parser.add_argument("--make-only", action="store_true", help="make the scans and stop")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     with tempfile.TemporaryDirectory() as temporary:
         base = (arguments.scans or Path(temporary)) / arguments.set
         if arguments.make_only:
@@ -127,16 +127,16 @@ def main() -> None:
                 if not (base / name_of(config)).is_dir():
                     write_phantom(make_phantom(config), base / name_of(config))
             return
-        runner = Runner(arguments.model)
+        runner = Runner(arguments.model, precision=arguments.precision)
         results = []
         for config in configurations(arguments.set):
             results.append(score(config, runner, base / name_of(config)))
             print(results[-1], flush=True)
-    print(f"\nSynthetic scans, {arguments.set} set, {len(results)} scans, model {runner.spec.name}\n")
+    model = f"model {runner.spec.name} in {runner.precision}"
+    print(f"\nSynthetic scans, {arguments.set} set, {len(results)} scans, {model}\n")
     print(table(results))
     print(f"\nvoxels on the wrong side: {sum(r.wrong_side_voxels for r in results)}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps([vars(r) for r in results], indent=1) + "\n")
+    write_figures(arguments.json, [vars(r) for r in results])
 
 
 def name_of(config: PhantomConfig) -> str:
@@ -145,4 +145,4 @@ def name_of(config: PhantomConfig) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,16 +3,19 @@
     python -m benchmarks.backends --model MODEL --scan SCAN -o OUT     # the same as `lls bench`
 
 Every backend has a process of its own, so that its memory is its own; they take turns, so that whatever else
-the machine does meets all of them alike. Time is from prepared slices to classes on the scan's pixels. What
-is not installed, or cannot run here, is named.
+the machine does meets all of them alike. Slices are prepared once, by another process, so that neither start
+nor memory of a backend holds that. Time is from prepared slices to classes on the scan's pixels. What is not
+installed, or cannot run here, is named.
 """
 
 import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -22,10 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.command import parser_of, write_figures
+from benchmarks.command import command, parser_of, write_figures
 from benchmarks.timing import Spread, machine
-from seg_core.errors import LlsError, MissingPackageError, ModelError
+from seg_core.errors import LlsError, MissingPackageError, ModelError, UsageError
 from seg_core.intensity import normalised_input
+from seg_core.model_spec import ModelSpec
 from seg_core.precision import twin_path
 from seg_core.prepare import plan_slices, prepare_slices
 from seg_core.report import peak_memory
@@ -80,6 +84,43 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What a backend's process is given.
+
+    Parameters
+    ----------
+    work : Work
+    file : Path
+        The slices, float32 (n, channels, rows, columns), as NumPy writes them.
+    size : tuple of int
+        (rows, columns) of their labels.
+    spec : ModelSpec
+        The model's.
+    """
+
+    work: Work
+    file: Path
+    size: tuple[int, int]
+    spec: ModelSpec
+
+
+def prepare(work: Work, file: Path) -> Prepared:
+    """Write what all backends are given.
+
+    Raises
+    ------
+    LlsError
+        If the scan or the model cannot be read, or it is a network of patches.
+    """
+    runner = Runner(work.path, "cpu", precision="fp32")
+    if runner.spec.patch is not None:
+        raise UsageError(f"{runner.name}, a network of patches", "a network of slices")
+    images, size = work.prepared(runner)
+    np.save(file, images)
+    return Prepared(work, file, size, runner.spec)
+
+
+@dataclass(frozen=True)
 class Row:
     """What a backend took with a batch size.
 
@@ -112,30 +153,28 @@ class Result:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def _runner(device: str, precision: str, work: Work, batch: int) -> Infer:
-    runner = Runner(work.path, device, precision=precision)  # type: ignore[arg-type]
+def _runner(device: str, precision: str, given: Prepared, batch: int) -> Infer:
+    runner = Runner(given.work.path, device, precision=precision)  # type: ignore[arg-type]
     runner.batch = batch
-    size = work.prepared(runner)[1]
-    return lambda images: runner.run(images, size, confidence=True).labels
+    return lambda images: runner.run(images, given.size, confidence=True).labels
 
 
-def _finished(logits: Callable[[Float32Array], Float32Array], work: Work) -> Infer:
+def _finished(logits: Callable[[Float32Array], Float32Array], given: Prepared) -> Infer:
     """Turn a function that gives logits into one that gives classes, as the runner does."""
-    runner = Runner(work.path, "cpu", precision="fp32")
-    size, temperature = work.prepared(runner)[1], runner.spec.temperature
-    return lambda images: greatest_classes(logits(images), size, temperature)[0]
+    return lambda images: greatest_classes(logits(images), given.size, given.spec.temperature)[0]
 
 
-def _openvino(precision: str, work: Work, batch: int) -> Infer:
+def _openvino(precision: str, given: Prepared, batch: int) -> Infer:
     import openvino
 
+    work = given.work
     path = work.path if precision == "fp32" else twin_path(work.path, precision)
     if not path.is_file():
         raise ModelError(f"there is no {precision} twin beside the file")
     core = openvino.Core()
     model = core.read_model(path)
-    images, _ = work.prepared(Runner(work.path, "cpu", precision="fp32"))
-    model.reshape({"image": [batch, *images.shape[1:]]})  # as it is fastest
+    shape = np.load(given.file, mmap_mode="r").shape
+    model.reshape({"image": [batch, *shape[1:]]})  # as it is fastest
     # Else float32 is computed in bfloat16 where the processor can.
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
@@ -146,24 +185,24 @@ def _openvino(precision: str, work: Work, batch: int) -> Infer:
         found: Float32Array = request.infer(feed)["logits"]
         return found
 
-    return _finished(logits, work)
+    return _finished(logits, given)
 
 
 def _names(ports: Sequence[Any]) -> list[str]:
     return [port.get_any_name() for port in ports]
 
 
-def _torch(kind: str, work: Work, batch: int) -> Infer:
+def _torch(kind: str, given: Prepared, batch: int) -> Infer:
     import torch
 
     from trainers.model_file import network_of, read_model
     from trainers.torch.from_model import fill
     from trainers.torch.network import build_network
 
-    spec, weights = read_model(work.path)
-    name = work.network or network_of(spec)
+    spec, weights = read_model(given.work.path)
+    name = given.work.network or network_of(spec)
     network = build_network(name, len(spec.classes) + 1, spec.channels).eval()
-    fill(network, weights, work.path)
+    fill(network, weights, given.work.path)
     if kind == "compiled":
         network = torch.compile(network)
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
@@ -173,21 +212,31 @@ def _torch(kind: str, work: Work, batch: int) -> Infer:
             found: Float32Array = network(torch.from_numpy(images)).float().numpy()
         return found
 
-    return _finished(logits, work)
+    return _finished(logits, given)
 
 
-def _keras(work: Work, batch: int) -> Infer:
+def _keras(given: Prepared, batch: int) -> Infer:
     """Keras' network of the same name, with random weights, which take as long as others."""
+    import tensorflow as tf
+
+    from trainers.keras.engine import KerasEngine
     from trainers.model_file import channel_settings, network_of
-    from trainers.registry import get_config, get_trainer
+    from trainers.registry import get_config
 
-    spec = Runner(work.path, "cpu", precision="fp32").spec
-    name = work.network or network_of(spec)
-    config = get_config("keras", name, device="cpu", **channel_settings(spec))
-    return get_trainer("keras").make_engine(config, spec.classes).predict
+    name = given.work.network or network_of(given.spec)
+    config = get_config("keras", name, device="cpu", **channel_settings(given.spec))
+    engine = KerasEngine(config, given.spec.classes)
+    network = tf.function(partial(engine.network, training=False))
+
+    def logits(images: Float32Array) -> Float32Array:
+        with tf.device(engine.device):
+            found = network(np.ascontiguousarray(np.moveaxis(images, 1, 3))).numpy()
+        return np.ascontiguousarray(np.moveaxis(found, 3, 1), np.float32)
+
+    return _finished(logits, given)
 
 
-BACKENDS: Mapping[str, Callable[[Work, int], Infer]] = {
+BACKENDS: Mapping[str, Callable[[Prepared, int], Infer]] = {
     BASE: partial(_runner, "cpu", "fp32"),
     "ONNX Runtime CPU int8": partial(_runner, "cpu", "int8"),
     "ONNX Runtime OpenVINO fp32": partial(_runner, "openvino", "fp32"),
@@ -205,24 +254,22 @@ OTHER_WEIGHTS = ("Keras",)
 """Those whose weights are not the file's: their labels are not compared."""
 
 
-def _serve(pipe: Connection, name: str, work: Work) -> None:
+def _serve(pipe: Connection, name: str, given: Prepared) -> None:
     """Run a backend in a process of its own: for every batch size that comes, all slices, timed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    begun = time.perf_counter()
     known: dict[int, Infer] = {}
+    images = np.load(given.file, mmap_mode="r")
+    begun = time.perf_counter()
     try:
-        images, _ = work.prepared(Runner(work.path, "cpu", precision="fp32"))
-        ready = time.perf_counter()
-        known[1] = BACKENDS[name](work, 1)
-        known[1](images[:1])
-        pipe.send({"cold_s": time.perf_counter() - ready, "prepared_s": ready - begun})
+        known[1] = BACKENDS[name](given, 1)
+        known[1](_batch(images, 0, 1))
+        pipe.send({"cold_s": time.perf_counter() - begun})
     except (ImportError, LlsError) as error:
-        fix = error.fix if isinstance(error, MissingPackageError) else ""
-        pipe.send({"missing": " ".join(str(error).splitlines()[:1]) + (f" ({fix})" if fix else "")})
+        pipe.send({"missing": error})
         return
     for batch in _asked(pipe):
         if batch not in known:
-            known[batch] = BACKENDS[name](work, batch)
+            known[batch] = BACKENDS[name](given, batch)
             known[batch](_batch(images, 0, batch))
         begun = time.perf_counter()
         labels = [known[batch](_batch(images, n, batch)) for n in range(0, len(images), batch)]
@@ -258,39 +305,61 @@ def run(work: Work, names: Sequence[str], batches: Sequence[int] = (1,), rounds:
         Slices a call.
     rounds : int
         How often each runs over all slices; medians are compared.
+
+    Raises
+    ------
+    LlsError
+        If the scan or the model cannot be read, or `BASE` cannot run.
     """
     names = list(dict.fromkeys((BASE, *names)))
     batches = list(dict.fromkeys((1, *batches)))
     result = Result(machine(*PACKAGES), asdict(work) | {"rounds": rounds, "batches": batches})
     context = multiprocessing.get_context("spawn")
     workers: dict[str, tuple[Any, Connection]] = {}
-    try:
-        for name in names:
-            here, there = context.Pipe()
-            worker = context.Process(target=_serve, args=(there, name, work), daemon=True)
-            worker.start()
-            there.close()
-            found = _answer(here)
-            if "missing" in found:
-                result.missing[name] = found["missing"]
-            else:
+    with tempfile.TemporaryDirectory(prefix="lls-bench-") as folder:
+        with ProcessPoolExecutor(1, context) as pool:
+            given = pool.submit(prepare, work, Path(folder) / "slices.npy").result()
+        try:
+            for name in names:
+                here, there = context.Pipe()
+                worker = context.Process(target=_serve, args=(there, name, given), daemon=True)
+                worker.start()
+                there.close()
                 workers[name] = worker, here
-                result.cold_s[name] = found["cold_s"]
-        _take_turns(result, {name: pipe for name, (_, pipe) in workers.items()}, batches, rounds)
-    finally:
-        for worker, pipe in workers.values():
-            pipe.close()
-            worker.join(10)
-            worker.terminate()
+                if found := _answer(here, name, result):
+                    result.cold_s[name] = found["cold_s"]
+            pipes = {name: workers[name][1] for name in result.cold_s}
+            _take_turns(result, pipes, batches, rounds)
+        finally:
+            for worker, pipe in workers.values():
+                pipe.close()
+                worker.join(10)
+                worker.terminate()
     return result
 
 
-def _answer(pipe: Connection) -> dict[str, Any]:
+def _answer(pipe: Connection, name: str, result: Result, batch: int | None = None) -> dict[str, Any]:
+    """Ask for a batch size, if any, and return the answer; of a backend that has none say why it is missing.
+
+    Raises
+    ------
+    LlsError
+        If that is `BASE`, with which all are compared.
+    """
     try:
+        if batch is not None:
+            pipe.send(batch)
         found: dict[str, Any] = pipe.recv()
-    except EOFError:
-        return {"missing": "its process ended"}
-    return found
+    except (EOFError, OSError):
+        found = {"missing": LlsError(f"the process of {name} ended")}
+    error = found.get("missing")
+    if error is None:
+        return found
+    if name == BASE:
+        raise error
+    fix = f" ({error.fix})" if isinstance(error, MissingPackageError) and error.fix else ""
+    result.missing[name] = " ".join(str(error).splitlines()[:1]) + fix
+    return {}
 
 
 def _take_turns(result: Result, pipes: dict[str, Connection], batches: Sequence[int], rounds: int) -> None:
@@ -300,22 +369,19 @@ def _take_turns(result: Result, pipes: dict[str, Connection], batches: Sequence[
     for _ in range(rounds):
         for batch in batches:
             for name in list(pipes):
-                pipes[name].send(batch)
-                found = _answer(pipes[name])
-                if "missing" in found:
-                    result.missing[name] = found["missing"]
+                found = _answer(pipes[name], name, result, batch)
+                if not found:
                     pipes.pop(name)
                     continue
                 seconds.setdefault((name, batch), []).append(found["seconds"])
                 labels[name] = found["labels"]
                 result.peak_gb[name] = round((found["peak"] or 0) / 1e9, 3)
     count = len(labels[BASE])
-    base = np.array(seconds[BASE, 1])
+    base = np.array(seconds[BASE, 1]) / count
     for (name, batch), taken in seconds.items():
         if len(taken) == rounds:
-            times = np.array(taken)
-            row = Row(name, batch, Spread.of(times / count * 1000), Spread.of(times / base))
-            result.rows.append(row)
+            times = np.array(taken) / (-(-count // batch) * batch)  # the last batch is filled up
+            result.rows.append(Row(name, batch, Spread.of(times * 1000), Spread.of(times / base)))
     for name, found in labels.items():
         compared = name not in OTHER_WEIGHTS
         result.same_labels[name] = float(np.mean(found == labels[BASE])) if compared else None
@@ -421,4 +487,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main)())

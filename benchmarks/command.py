@@ -2,8 +2,29 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
+
+from seg_core.errors import LlsError
+
+P = ParamSpec("P")
+
+
+def command(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Return a main that says an error of ours on standard error, and returns its exit code."""
+
+    @wraps(main)
+    def run(*args: P.args, **options: P.kwargs) -> int:
+        try:
+            return main(*args, **options) or 0
+        except LlsError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+
+    return run
 
 
 def parser_of(about: str | None, module: str | None = None) -> argparse.ArgumentParser:

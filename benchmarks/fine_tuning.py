@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import parser_of
+from benchmarks.command import command, parser_of
 from benchmarks.pictures import Panel, draw_panels
 from benchmarks.report.populations import people, prepared_for, scan
 from benchmarks.report.published import MEAN, PUBLISHED
 from benchmarks.report.sheet import SMOKE
 from cli.train import TrainingLine, log_epochs
-from seg_core.errors import LlsError, UsageError
+from seg_core.errors import UsageError
 from seg_core.labels import BONES
 from seg_core.metrics import Scores, summarise
 from seg_core.output import write_whole
@@ -187,6 +187,7 @@ def panels(results: Results) -> list[Panel]:
     return drawn
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, score, print the table; return the exit code."""
     parser = parser_of(__doc__, "benchmarks.fine_tuning")
@@ -201,15 +202,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     work = given.pop("work")
     log_epochs(quiet=False)
-    try:
-        model = model_path(given["model"])
-        network = given["network"] or network_of(read_model(model)[0])
-        setting = Setting(**{**given, "model": model, "network": network})
-        study = Study(work, setting)
-        results = study.results()
-    except LlsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    model = model_path(given["model"])
+    network = given["network"] or network_of(read_model(model)[0])
+    setting = Setting(**{**given, "model": model, "network": network})
+    study = Study(work, setting)
+    results = study.results()
     how = (
         f"Ours: synthetic scans; {network}, {setting.epochs} epochs of {setting.epoch_samples} slices; DSC on"
         f" {len(study.names[SCORED])} people whom no training saw."

@@ -6,7 +6,8 @@ Children and adults that `lls phantom` draws teach, two more choose the epoch; `
 and ``lls export`` make a network of each trainer, and ``lls segment`` finds bones with both in the ordinary
 scans of `benchmarks.accuracy`, of people whom nobody taught. The mean DSC shall be at least ``WANTED``. All
 settings are fixed here; they fit a CPU of two cores. WORK keeps everything; a command can be killed and
-called again. ``--smoke`` proves only that it runs: tiny phantoms, of which the second chooses and is scored.
+called again. ``--smoke`` proves only that it runs, in ``WORK/smoke``: tiny phantoms, of which the second
+chooses and is scored.
 """
 
 import json
@@ -26,6 +27,7 @@ from seg_core.labels import BONES
 from seg_core.metrics import Scores, evaluate
 from seg_core.nifti import read_labels
 from seg_core.output import write_whole
+from seg_core.report import sha256
 from trainers.phantom import make_phantom, write_phantom
 
 Options = Mapping[str, object]
@@ -76,17 +78,22 @@ class Setting:
     trainers: tuple[str, ...] = TRAINERS
     smoke: bool = False
 
+    @property
+    def home(self) -> Path:
+        """Where all is kept but the table: a smoke run's apart."""
+        return self.work / "smoke" if self.smoke else self.work
+
 
 def make_networks(setting: Setting) -> dict[str, Path]:
     """Return a model file of each trainer; what an earlier call has done is kept."""
-    folders, data = list(people(setting)), setting.work / "data"
+    folders, data = list(people(setting)), setting.home / "data"
     lls("prepare", *folders, "-o", data, "-q", **{"size": 64} if setting.smoke else {"pixel_mm": 1.875})
     choice = [
         f"--validation-subject={folder.name}" for folder in folders[-1 if setting.smoke else -CHOOSING :]
     ]
     models = {}
     for trainer in setting.trainers:
-        run, models[trainer] = setting.work / trainer, setting.work / f"{trainer}.onnx"
+        run, models[trainer] = setting.home / trainer, setting.home / f"{trainer}.onnx"
         how = _SMOKE_TRAINING if setting.smoke else TRAINING
         lls("train", data, *choice, "-o", run, trainer=trainer, **how)
         lls("export", run, "-o", models[trainer], name=trainer)
@@ -98,7 +105,7 @@ def people(setting: Setting) -> Iterator[Path]:
     count = 2 if setting.smoke else PEOPLE + CHOOSING
     statures = np.linspace(115, 180, count)[np.random.default_rng(FIRST_SEED).permutation(count)]
     for number, stature in enumerate(statures):
-        folder = setting.work / "people" / f"person{number + 1}"
+        folder = setting.home / "people" / f"person{number + 1}"
         if not folder.is_dir():
             slices = _SMOKE_SCAN if setting.smoke else SCAN
             lls("phantom", "-o", folder, seed=FIRST_SEED + number, stature=round(stature), **slices)
@@ -117,8 +124,9 @@ def lls(*arguments: object, **options: object) -> None:
 def scored(setting: Setting, model: Path) -> list[Scores]:
     """Segment each test scan by the command and return its scores, of the 8 labels."""
     results = []
+    folder = setting.home / "found" / f"{model.stem}-{sha256(model)[:12]}"
     for scan in unseen_scans(setting):
-        found = setting.work / "found" / model.stem / scan.name
+        found = folder / scan.name
         if not found.is_dir():
             lls("segment", scan / "dicom", "-o", found, "--model", model, "-q")
         truth = read_labels(scan / "labels.nii.gz")
@@ -130,10 +138,10 @@ def scored(setting: Setting, model: Path) -> list[Scores]:
 def unseen_scans(setting: Setting) -> Iterator[Path]:
     """Yield the folders of the ordinary set, made where they are missing."""
     if setting.smoke:
-        yield setting.work / "people" / "person2"
+        yield setting.home / "people" / "person2"
         return
     for config in configurations("ordinary"):
-        folder = setting.work / "ordinary" / name_of(config)
+        folder = setting.home / "ordinary" / name_of(config)
         if not folder.is_dir():
             write_phantom(make_phantom(config), folder)
         yield folder
@@ -145,7 +153,7 @@ def rows(results: Mapping[str, Sequence[Scores]]) -> Iterator[str]:
     yield "|---|" + "---|" * (len(BONES) + 2)
     for trainer, scores in results.items():
         dsc = np.array([s.dsc for s in scores]).reshape(-1, len(BONES))
-        cells = [f"{np.nanmean(d):.3f} ± {np.nanstd(d):.3f}" for d in dsc.T]
+        cells = [f"{np.nanmean(d):.3f} ± {np.nanstd(d, ddof=1):.3f}" for d in dsc.T]
         yield f"| {trainer} | {' | '.join(cells)} | {np.nanmean(np.nanmean(dsc, 0)):.3f} | {WANTED} |"
 
 

@@ -11,6 +11,7 @@ network calls bone (Guo et al., ICML 2017), and writes the model file with it; l
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from benchmarks import never_seen
-from benchmarks.command import parser_of, write_figures
+from benchmarks.command import command, parser_of, write_figures
 from benchmarks.looks import LOOKS
-from exporters.onnx_graph import with_temperature, write
-from exporters.run import validation_slices
 from seg_core.errors import UsageError
 from seg_core.labels import IGNORED
 from seg_core.nifti import read_labels
@@ -145,6 +143,8 @@ def fit_temperature(logits: Array, truth: npt.NDArray[np.int64]) -> Fit:
 
 def called_bone(runner: Runner, validation: Path, slices: int) -> tuple[Array, npt.NDArray[np.int64]]:
     """Return logits (n, classes + 1) and true classes (n,) of pixels that the network calls bone."""
+    from exporters.run import validation_slices
+
     images, labels = validation_slices(validation, runner.spec, slices)
     found: list[Array] = []
     truth: list[npt.NDArray[np.int64]] = []
@@ -197,10 +197,15 @@ def fit(chosen: argparse.Namespace) -> None:
         f"bone falls from {found.before:.4f} to {found.after:.4f}"
     )
     if chosen.out:
+        import onnx
+
+        from exporters.onnx_graph import with_temperature, write
+
         digest = write(with_temperature(onnx.load(path), found.temperature), chosen.out)
         print(f"{chosen.out}: sha256 {digest}")
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and do it."""
     parser = parser_of(__doc__)
@@ -217,11 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     other.add_argument("--slices", type=int, default=200, help="how many of them, evenly spread")
     other.add_argument("--out", type=Path, help="write the model with its temperature here")
     other.set_defaults(run=fit)
-    for command in (one, other):
-        command.add_argument("--model", default="default")
+    for each in (one, other):
+        each.add_argument("--model", default="default")
     chosen = parser.parse_args(arguments)
     chosen.run(chosen)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,6 @@ The first training is sized for a GPU; ``--subjects``, ``--epochs`` and ``--epoc
 the table says so. ``--smoke`` proves only that everything runs.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command import parser_of
+from benchmarks.command import command, parser_of
 from benchmarks.never_seen import Score, score
 from benchmarks.report.populations import people, scan
 from benchmarks.report.published import PUBLISHED
@@ -31,7 +30,6 @@ from benchmarks.report.study import Setting, Study
 from benchmarks.report.table4 import FIRST, SECOND, first_population
 from cli.train import TrainingLine, log_epochs
 from exporters.run import RunExport, export_run
-from seg_core.errors import LlsError
 from seg_core.labels import BONES
 from seg_core.output import write_whole
 from seg_core.runner import Runner, model_path
@@ -41,10 +39,9 @@ ONLY_FIRST, BUNDLED = "first population only", "bundled, no new label"
 
 def scored(name: str, model: Path, study: Study) -> list[Score]:
     """Segment everyone of the second population with a network; scores that are there stay."""
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
-    path = study.home / f"transfer-{digest}.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     runner = Runner(model)
+    path = study.home / f"transfer-{runner.fingerprint[:12]}.json"  # of its twin where that is taken
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     everyone = people("second", study.plan.subjects, study.setting.smoke)
     for person in everyone:
         if person.name not in known:
@@ -88,6 +85,7 @@ def compare(setting: Setting, model: Path) -> str:
     return "\n\n".join([*([SMOKE] if setting.smoke else []), whom, "\n".join(lines)]) + "\n"
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, print it, and return the exit code."""
     parser = parser_of(__doc__, "benchmarks.transfer")
@@ -101,14 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     name = given.pop("model")
     log_epochs(quiet=False)
-    try:
-        model = model_path(name)
-        setting = Setting(**given)
-        text = compare(setting, model)
-        write_whole(setting.work / f"transfer{'-smoke' * setting.smoke}.md", text)
-    except LlsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    setting = Setting(**given)
+    text = compare(setting, model_path(name))
+    write_whole(setting.work / f"transfer{'-smoke' * setting.smoke}.md", text)
     print(f"\n{text}")
     return 0
 

@@ -15,8 +15,8 @@ can be killed and called again: scores that are there stay. ``--only noise`` tak
 fewer people; ``--smoke`` proves only that everything runs.
 """
 
-import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +24,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.command import parser_of
+from benchmarks.command import command, parser_of
 from benchmarks.degradations.degrade import DEGRADATIONS, Degradation, Scan
 from benchmarks.pictures import Panel, draw_panels
 from seg_core.labels import BONES
 from seg_core.metrics import evaluate
 from seg_core.nifti import read_labels
 from seg_core.output import write_whole
-from seg_core.runner import Runner, model_path
+from seg_core.runner import Runner
 from seg_core.scan import read_scan
 from seg_core.segment import segment
 from trainers.curves import can_draw
@@ -138,10 +138,9 @@ class Study:
         self.smoke = smoke
         self.work = work / "smoke" if smoke else work
         self.work.mkdir(parents=True, exist_ok=True)
-        file = model_path(model)
         self.runner = Runner(model)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-        self.file = self.work / f"scores-{digest}.json"
+        # Of its twin where that is taken.
+        self.file = self.work / f"scores-{self.runner.fingerprint[:12]}.json"
         self.scores: Scores = json.loads(self.file.read_text()) if self.file.is_file() else {}
 
     def run(self, number: int, config: PhantomConfig, chosen: Sequence[str]) -> None:
@@ -181,6 +180,7 @@ def panel(name: str, rows: Mapping[float, npt.NDArray[np.float64]]) -> Panel:
     return Panel(DEGRADATIONS[name].title, DEGRADATIONS[name].unit, ticks, lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score, print the tables and draw the picture."""
     parser = parser_of(__doc__, "benchmarks.degradations")
@@ -205,4 +205,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if row.goal.of not in row.bases:
                     continue
                 row = replace(row, peers=Peers())
+            if not row.comparable:
+                print(f"### {row.name}: not measured, without {', '.join(row.peers.missing)}\n", flush=True)
+                continue
             found.append(measure(row, options.rounds))
             print(found[-1].as_markdown() + "\n", flush=True)
     facts = machine(*PACKAGES)

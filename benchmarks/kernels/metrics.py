@@ -39,7 +39,7 @@ def _row(small: bool, n_labels: int) -> Row:
         expected = _with_numpy(predicted, truth, n_labels)
         for name, answer in answers.items():
             # MONAI counts in float32
-            tolerance = 1e-4 if name == "MONAI" else 1e-12
+            tolerance = 1e-6 if name == "MONAI" else 1e-12
             np.testing.assert_allclose(answer, expected, rtol=tolerance, err_msg=name)
         error = [abs(int((predicted == c).sum()) - int((truth == c).sum())) for c in range(1, n_labels + 1)]
         found = evaluate(predicted, truth, n_labels, 1000.0).volume_error_cm3

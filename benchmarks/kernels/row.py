@@ -68,6 +68,11 @@ class Row:
     bases: Mapping[str, Action] = field(default_factory=dict)
     single: bool = False
 
+    @property
+    def comparable(self) -> bool:
+        """Whether there is anything that the goal can compare with."""
+        return self.goal.of in self.bases or bool(self.peers.actions)
+
 
 @dataclass(frozen=True)
 class Figures:

@@ -87,11 +87,10 @@ def _voxelizing(labels: Labels, what: str) -> Row:
     def agree(answers: Mapping[str, Any]) -> str:
         ours = answers["ours"]
         for name, answer in answers.items():
-            differing = int((answer != ours).sum())
-            assert differing < 2e-3 * ours.sum(), f"{name}: {differing} voxels"
+            np.testing.assert_array_equal(answer, ours, err_msg=name)
         true = int((labels.T == 2).sum())
         assert abs(int(ours.sum()) - true) < 0.02 * true
-        return "Voxels of all within 0.2 %, and within 2 % of those that were meshed."
+        return "All equal, and within 2 % of the voxels that were meshed."
 
     return Row("voxelize", f"femora to {what}", lambda: voxelize(mesh, geometry), Goal(1.0), peers, agree)
 
@@ -141,9 +140,10 @@ def _distances(labels: Labels) -> Row:
     def agree(answers: Mapping[str, Any]) -> str:
         np.testing.assert_allclose(answers["SciPy distance transforms"], answers["ours"], rtol=1e-9)
         for name, answer in answers.items():
-            # MONAI and surface-distance have other borders and other percentiles
-            assert abs(answer[0] - answers["ours"][0]) < 5.0, (name, answer, answers["ours"])
-        return "HD95 and mean equal those of SciPy's distance transforms; others define surfaces otherwise."
+            # surface-distance weighs the mean by area and takes it of each surface apart
+            measured = 1 if name == "surface-distance" else 2
+            np.testing.assert_allclose(answer[:measured], answers["ours"][:measured], rtol=1e-6, err_msg=name)
+        return "HD95 of all and the mean but surface-distance's equal within 1e-6, SciPy's within 1e-9."
 
     what = f"HD95 and mean distance of one bone, {' x '.join(map(str, labels.shape))}"
     return Row("surface distances", what, ours, Goal(1.0), peers, agree)

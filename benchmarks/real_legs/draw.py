@@ -12,6 +12,7 @@ outlines (red), doubt (orange), points (blue) and anchors (green) on enlarged sl
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from benchmarks.command import parser_of
+from benchmarks.command import command, parser_of
 from benchmarks.real_legs.outline import RAYS, Outline, find_outline
 from benchmarks.real_legs.reference import REFERENCE, SOURCE, fingerprint
 from seg_core.geometry import Geometry, Volume
@@ -131,6 +132,7 @@ def reference_entry(
     }
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw all slices."""
     parser = parser_of(__doc__)
@@ -162,4 +164,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

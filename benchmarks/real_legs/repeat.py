@@ -8,6 +8,7 @@ and so what no score against them can be asked to exceed. It says nothing of an 
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import grid_points_in_poly
 
-from benchmarks.command import parser_of
+from benchmarks.command import command, parser_of
 from benchmarks.real_legs.draw import SEEDS, doubtful_zones, draw, drawn_images
 from benchmarks.real_legs.outline import Outline
 from benchmarks.real_legs.reference import SOURCE
@@ -35,6 +36,7 @@ def agreement(first: Outline, second: Outline, doubtful: Sequence[npt.NDArray[np
     return float(dice(*counts)[0])
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw again and print how well the drawings agree."""
     parser = parser_of(__doc__)
@@ -63,4 +65,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

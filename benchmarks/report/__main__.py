@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks.command import parser_of
+from benchmarks.command import command, parser_of
 from benchmarks.report.sheet import Sheet
 from benchmarks.report.study import SIZE, Setting
 from benchmarks.report.table1 import table1
@@ -26,7 +26,6 @@ from benchmarks.report.table4 import table4
 from benchmarks.report.table5 import table5
 from cli.crossval import fold_line
 from cli.train import log_epochs
-from seg_core.errors import LlsError
 from trainers.crossval import FoldWatch
 
 TABLES: Mapping[str, Callable[[Setting, FoldWatch | None], Sheet]] = MappingProxyType(
@@ -73,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Make tables, print them, and return the exit code."""
     given = vars(_parser().parse_args(arguments))
@@ -81,14 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
     setting = Setting(**given)
     log_epochs(quiet=False)
     watch = fold_line()
-    try:
-        for number in TABLES if "all" in chosen else chosen:
-            sheet = TABLES[number](setting, watch)
-            sheet.write(setting.work)
-            print(sheet.markdown(), flush=True)
-    except LlsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    for number in TABLES if "all" in chosen else chosen:
+        sheet = TABLES[number](setting, watch)
+        sheet.write(setting.work)
+        print(sheet.markdown(), flush=True)
     return 0
 
 

@@ -4,7 +4,7 @@ Pages are those of its list of tables; what stands in the text beside a table is
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from seg_core.labels import BONES
@@ -15,10 +15,11 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean with its standard deviation, where there is one."""
+    """A mean with its standard deviation, where there is one; how many had none and are left out."""
 
     mean: float
     sd: float | None = None
+    none: int = field(default=0, kw_only=True)
 
 
 Figures = Mapping[tuple[str, str], Mapping[str, Figure]]

@@ -137,7 +137,7 @@ def _text(figure: Figure | None, digits: int) -> str:
     if figure is None:
         return "-"
     spread = "" if figure.sd is None else f" ± {figure.sd:.{digits}f}"
-    return f"{figure.mean:,.{digits}f}{spread}"
+    return f"{figure.mean:,.{digits}f}{spread}" + f" ({figure.none} none)" * bool(figure.none)
 
 
 def _rows(cells: Iterator[list[str]]) -> list[str]:

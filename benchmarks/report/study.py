@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.report.populations import Population, people, prepared, scan
 from benchmarks.report.published import PUBLISHED, Figure, Figures
 from benchmarks.report.sheet import Sheet
@@ -285,14 +287,24 @@ class Study:
 def figures(row: str, scores: Sequence[Scores], structures: Sequence[str]) -> Figures:
     """Return mean and deviation over subjects of each structure, and the mean of several structures."""
     rows = score_table(structures, scores)
+    missed = [_missed(scores, number) for number in range(len(structures))]
     found: dict[tuple[str, str], dict[str, Figure]] = {}
-    for line in rows[: len(structures) + (len(structures) > 1)]:
+    several = len(structures) > 1
+    for line, none in zip(rows[: len(structures) + several], [*missed, sum(missed)], strict=False):
         found[row, line["class"]] = {
-            measure: Figure(line[f"{measure}_mean"], line[f"{measure}_sd"])
+            measure: Figure(
+                line[f"{measure}_mean"], line[f"{measure}_sd"], none=none * (measure == "hd95_mm")
+            )
             for measure in ("dsc", "volume_error_cm3", "hd95_mm")
             if line[f"{measure}_mean"] is not None
         }
     return found
+
+
+def _missed(scores: Sequence[Scores], number: int) -> int:
+    """Return in how many subjects a structure has a DSC and no surface distance: it was missed."""
+    pairs = [(s.dsc[number], s.surface.hd95_mm[number]) for s in scores if s.surface is not None]
+    return sum(bool(np.isnan(hd95) and not np.isnan(dsc)) for dsc, hd95 in pairs)
 
 
 def described(variant: Variant, config: TrainConfig, pixels: int) -> str:

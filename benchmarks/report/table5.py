@@ -19,6 +19,7 @@ from benchmarks.report.published import Figure
 from benchmarks.report.sheet import Sheet
 from benchmarks.report.study import SMOKE_PATCH, Plan, Setting, Study
 from benchmarks.report.table3 import PRETRAINED, available
+from benchmarks.timing import machine
 from seg_core.errors import UsageError
 from seg_core.output import write_whole
 from seg_core.sliding import Tiling, sliding_logits, upsampled_labels
@@ -98,8 +99,7 @@ def segment(engine: Engine, config: TrainConfig, images: Images) -> None:
 
 def _measured(study: Study, engines: Engines, cache: SliceCache, slices: int) -> dict[str, dict[str, float]]:
     """Measure a scan and a slice, or return what an earlier call measured in the same way."""
-    how = {"networks": list(engines), "slices": slices, "repetitions": study.setting.repetitions}
-    how |= {"device": study.setting.device}
+    how = _how(study, engines) | {"slices": slices}
     path = study.folder / "seconds.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if known.get("how") != how:
@@ -110,9 +110,24 @@ def _measured(study: Study, engines: Engines, cache: SliceCache, slices: int) ->
                 for name, (engine, config) in engines.items()
                 if part == "scan" or config.patches is None
             }
-            if part == "slice":  # the first call of a network also sets it up
-                interleaved(jobs, 1)
+            interleaved(jobs, 1)  # the first pass also sets up what it calls
             known[part] = interleaved(jobs, study.setting.repetitions)
         study.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(known, indent=1))
     return {part: known[part] for part in ("scan", "slice")}
+
+
+def _how(study: Study, engines: Engines) -> dict[str, Any]:
+    """Return what must be the same where measurements are taken over."""
+    setting = study.setting
+    here = {name: value for name, value in machine(setting.trainer).items() if name != "load"}
+    # ``auto`` is another device where there is a GPU; an engine knows its own.
+    devices = {str(getattr(engine, "device", setting.device)) for engine, _ in engines.values()}
+    return {
+        "trainer": setting.trainer,
+        "networks": list(engines),
+        "pixels": study.pixels(),
+        "repetitions": setting.repetitions,
+        "device": sorted(devices),
+        "machine": here,
+    }

@@ -1,15 +1,32 @@
 import json
 from dataclasses import replace
 from multiprocessing import Pipe
+from threading import Thread
 
 import numpy as np
 import pytest
 
-from benchmarks.backends import BACKENDS, BASE, Work, _asked, _batch, as_markdown, chosen, run, slower
+from benchmarks import backends
+from benchmarks.backends import (
+    BACKENDS,
+    BASE,
+    Result,
+    Work,
+    _answer,
+    _asked,
+    _batch,
+    _serve,
+    _take_turns,
+    as_markdown,
+    chosen,
+    prepare,
+    run,
+    slower,
+)
 from benchmarks.timing import Spread
-from seg_core.errors import UsageError
+from cli.main import run as lls
+from seg_core.errors import LlsError, ModelError, UsageError
 from seg_core.nifti import write_volume
-from seg_core.runner import Runner
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +34,11 @@ def work(make_legs, tiny_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("scan") / "legs.nii.gz"
     write_volume(path, make_legs()[0])
     return Work(str(tiny_model), str(path), slices=5)
+
+
+@pytest.fixture(scope="module")
+def given(work, tmp_path_factory):
+    return prepare(work, tmp_path_factory.mktemp("given") / "slices.npy")
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +98,65 @@ def test_a_backends_process_ends_where_nothing_more_is_asked():
     assert list(_asked(there)) == [2]
 
 
-def test_keras_has_the_networks_channels_or_says_that_it_lacks_the_network(work):
+def test_keras_has_the_networks_channels_or_says_that_it_lacks_the_network(given):
     pytest.importorskip("keras", reason="the extra keras is not installed")
-    images, _ = work.prepared(Runner(work.path, "cpu", precision="fp32"))
-    found = BACKENDS["Keras"](replace(work, network="unet-mobilenetv2"), 1)(images[:1])
-    assert found.shape == images[:1, 0].shape
+    images = np.load(given.file)
+    other = replace(given, work=replace(given.work, network="unet-mobilenetv2"), size=(96, 80))
+    found = BACKENDS["Keras"](other, 1)(images[:1])
+    assert found.shape == (1, 96, 80)  # the scan's pixels, not the network's
+    assert found.dtype == np.uint8
     with pytest.raises(UsageError, match="unet-resnet34-fine"):
-        BACKENDS["Keras"](replace(work, network="unet-resnet34-fine"), 1)
+        BACKENDS["Keras"](replace(given, work=replace(given.work, network="unet-resnet34-fine")), 1)
+
+
+def test_a_backends_process_opens_and_reads_nothing_else(given, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+
+    def refuse(*_, **__):
+        raise AssertionError("prepared again")
+
+    for name in ("Runner", "read_scan"):
+        monkeypatch.setattr(backends, name, refuse)
+    here, there = Pipe()
+    process = Thread(target=_serve, args=(there, "OpenVINO fp32", given))
+    process.start()
+    assert set(here.recv()) == {"cold_s"}
+    here.send(2)
+    assert here.recv()["labels"].shape == (5, *given.size)
+    here.close()
+    process.join()
+
+
+def test_time_is_that_of_a_slice_computed(monkeypatch):
+    answer = {"seconds": 3.0, "labels": np.zeros((5, 2, 2), np.uint8), "peak": 0}
+    monkeypatch.setattr(backends, "_answer", lambda *_: answer)
+    result = Result({}, {})
+    _take_turns(result, {BASE: None}, [1, 3], 1)
+    assert [row.slice_ms.median for row in result.rows] == [600.0, 500.0]  # of five, and of twice three
+    assert result.rows[1].ratio.median == pytest.approx(5 / 6)
+
+
+def test_a_process_that_ended_is_named_and_the_base_is_an_error():
+    result = Result({}, {})
+    for batch in (None, 1):
+        here, there = Pipe()
+        there.close()
+        assert _answer(here, "PyTorch eager", result, batch) == {}
+        with pytest.raises(LlsError, match="ended"):
+            _answer(here, BASE, result, batch)
+    assert result.missing == {"PyTorch eager": "the process of PyTorch eager ended"}
+    here, there = Pipe()
+    there.send({"missing": ModelError("no model", "one")})
+    with pytest.raises(ModelError, match="no model"):
+        _answer(here, BASE, result)
+
+
+def test_a_scan_or_network_that_cannot_be_measured_has_its_exit_code(
+    make_onnx, make_spec, tmp_path, work, capsys
+):
+    assert lls(["bench", work.model, "--scan", str(tmp_path / "none")]) == 3
+    assert lls(["bench", str(tmp_path / "none.onnx"), "--scan", work.scan]) == 5
+    patches = tmp_path / "patches.onnx"
+    patches.write_bytes(make_onnx(make_spec(patch=(8, 8, 8))))
+    assert lls(["bench", str(patches), "--scan", work.scan]) == 2
+    assert "a network of patches" in capsys.readouterr().err

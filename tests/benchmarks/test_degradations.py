@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -171,3 +173,9 @@ def test_the_command_keeps_what_is_done(tmp_path, scan, tiny_model, monkeypatch,
     assert text.count("| as it was | 0.500 | 0.600 | 0.700 | - | 0.800 | 0.000 |") == len(DEGRADATIONS)
     assert (tmp_path / "smoke" / "degradations.png").is_file() == can_draw()
     assert len(BONES) == 4
+
+
+def test_scores_are_those_of_the_file_that_runs(tmp_path, monkeypatch):
+    """A twin is taken for the file of the same name, and labels otherwise."""
+    monkeypatch.setattr(command, "Runner", lambda model: SimpleNamespace(fingerprint=64 * "b"))
+    assert command.Study(tmp_path, "default", smoke=False).file == tmp_path / "scores-bbbbbbbbbbbb.json"

@@ -25,6 +25,18 @@ def test_a_row_that_is_not_there():
         main(["nothing"])
 
 
+def test_a_row_without_any_peer_is_not_measured(monkeypatch, capsys):
+    def gone():
+        raise ImportError
+
+    monkeypatch.setattr("benchmarks.kernels.denoise.PIECES", {"one": gone, "another": gone})
+    monkeypatch.setattr("benchmarks.kernels.denoise.HOLES", {"one": gone})
+    assert main(["denoise", "--small", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "### denoise pieces: not measured, without one, another" in printed
+    assert "### denoise holes: not measured, without one" in printed
+
+
 def row(ours=lambda: 1, peer=lambda: 1):
     def agree(answers):
         assert len(set(answers.values())) == 1, answers

@@ -1,5 +1,7 @@
 import json
+from types import SimpleNamespace
 
+from benchmarks import less_to_compute
 from benchmarks.less_to_compute import main
 from seg_core.nifti import write_volume
 
@@ -19,3 +21,19 @@ def test_it_says_what_views_bring_and_that_labels_stay(make_legs, make_spec, mak
     assert len(less["dsc"]) == 8
     assert set(less["dsc"].values()) == {1.0}
     assert "least DSC 1.0000" in capsys.readouterr().out
+
+
+def test_the_first_runs_count_nowhere_and_each_begins_every_second_time(legs, monkeypatch):
+    order = []
+
+    def segment(volume, runner, options):
+        order.append(options.whole_frame)
+        seconds = 100.0 if len(order) < 3 else 4.0 if options.whole_frame else 1.0
+        times = dict.fromkeys(("range", "views", "infer"), seconds)
+        return SimpleNamespace(seconds=times, labels=legs[1], share=0.5)
+
+    monkeypatch.setattr(less_to_compute, "segment", segment)
+    monkeypatch.setattr(less_to_compute, "read_scan", lambda path: SimpleNamespace(volume=None))
+    found = less_to_compute.compare(less_to_compute.Path("scan"), None, 2)
+    assert order == [True, False, False, True, True, False]
+    assert found.time == 0.25

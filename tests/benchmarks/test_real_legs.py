@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 from benchmarks.real_legs import __main__ as command
-from benchmarks.real_legs import draw, reference, repeat
+from benchmarks.real_legs import draw, marrow, reference, repeat
 from benchmarks.real_legs.outline import RAYS, Outline, closed_path, find_outline
 from benchmarks.real_legs.reference import LABELS, ReferenceScan, ReferenceSlice, rasterise, read_reference
 from benchmarks.real_legs.score import score_scan, summary, table
 from seg_core.errors import ScanError
-from seg_core.geometry import Geometry, LabelMap
+from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.labels import BONES, sided_labels
 from seg_core.nifti import write_volume
 
@@ -188,6 +188,16 @@ def test_hd95_is_that_of_single_slices():
     assert score_scan("a", label_map(numbers, bones), slices)[0].hd95_mm == 0
     bones[..., 1] = np.roll(bones[..., 1], 1, axis=0)
     assert score_scan("a", label_map(numbers, bones), slices)[0].hd95_mm == pytest.approx(1.5 / 2)
+
+
+def test_of_a_bone_whose_marrow_alone_is_bright_no_more_is_found():
+    slices = two_slices(doubtful=[square(32, 15, 4.5)])
+    _, whole, _ = rasterise(slices, GEOMETRY)
+    image = np.zeros(GEOMETRY.shape)
+    for n, one in enumerate(rasterise(slices, GEOMETRY)[0]):
+        image[..., one] = np.where(binary_erosion(whole[..., n] == LABELS["right_tibia"]), 100.0, 5.0)
+    found = marrow.marrow_dice(ReferenceScan("fat", "", slices), Volume(image, GEOMETRY))
+    assert found == {"right_tibia": pytest.approx(2 * 49 / (49 + 81))}  # 7 x 7 of 9 x 9 pixels
 
 
 def test_another_scan_or_none_is_refused(tmp_path, legs):

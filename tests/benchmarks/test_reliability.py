@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,6 +69,11 @@ def test_bins_and_error_by_hand():
     text = reliability.table({"tibia": counts, "femur": np.zeros((256, 2), np.int64)})
     assert "| tibia | 42 | 0.762 | 0.810 | 0.048 |" in text
     assert "| femur | 0 | none | none | none |" in text
+
+
+def test_a_curve_needs_no_onnx():
+    code = "import sys; sys.modules['onnx'] = None; import benchmarks.reliability"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_curve_of_a_scan(legs, tiny_model, tmp_path, monkeypatch, capsys, read_json):

@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from benchmarks.report import __main__ as command
 from benchmarks.report import populations
 from benchmarks.report.published import MEAN, PUBLISHED, Figure
 from benchmarks.report.sheet import SMOKE, SYNTHETIC, Sheet
-from benchmarks.report.study import Plan, Setting, Study, Variant
+from benchmarks.report.study import Plan, Setting, Study, Variant, figures
 from benchmarks.report.table2 import TRAINING
 from benchmarks.report.table3 import FOURFOLD
-from benchmarks.report.table5 import interleaved, segment
+from benchmarks.report.table5 import _measured, interleaved, segment
 from seg_core.errors import UsageError
 from seg_core.labels import BONES
+from seg_core.metrics import Scores
+from seg_core.surface_distance import SurfaceDistances
 from trainers.cache import CacheIndex, SliceCacheWriter
 from trainers.config import TrainConfig
 from trainers.registry import Network
@@ -131,11 +134,29 @@ def test_fine_tuning_begins_with_the_other_population(work, steps, read_json):
     folder = work / "smoke" / "table-4"
     before = read_json(folder / "first" / "run.json")
     assert before["subjects"] == [["first-1", "first-2", "first-3"], ["first-4"]]
-    assert set(read_json(folder / "as-it-is.json")) == {f"second-{n}" for n in range(1, 5)}
+    (scores,) = folder.glob("as-it-is-*.json")
+    assert set(read_json(scores)) == {f"second-{n}" for n in range(1, 5)}
     for fold in (folder / "fine-tuned").glob("fold-*"):
         run = read_json(fold / "run.json")
         assert run["config"]["init"] == str(folder / "first" / "best.ckpt")
         assert {name.partition("-")[0] for part in run["subjects"] for name in part} == {"second"}
+
+
+def test_a_first_training_of_another_length_or_another_network_is_refused(work, steps, capsys):
+    smoke("4", work)
+    arguments, folder = ["4", "-o", str(work), "--smoke"], work / "smoke" / "table-4"
+    run = folder / "first" / "run.json"
+    text = run.read_text(encoding="utf-8")
+    run.write_text(text.replace('"epochs": 1', '"epochs": 7'), encoding="utf-8")
+    steps.clear()
+    assert command.main(arguments) == 2
+    assert "first has 7" in capsys.readouterr().err
+    run.write_text(text, encoding="utf-8")
+    (folder / "as-it-is-other.json").touch()
+    assert command.main(arguments) == 2
+    assert "another network" in capsys.readouterr().err
+    (folder / "as-it-is-other.json").unlink()
+    assert not steps
 
 
 def test_another_setting_is_refused_in_the_same_folder(work, steps, capsys):
@@ -219,6 +240,50 @@ def test_times_are_taken_in_turn():
     jobs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     assert interleaved(jobs, 3, lambda: next(ticks)) == {"a": 1, "b": 4}
     assert order == list("ababab")
+
+
+def test_times_are_taken_over_where_they_were_taken_alike(tmp_path, monkeypatch):
+    calls, facts = [], {"processor": "one", "load": 1.0}
+
+    def measured(jobs, repetitions):
+        calls.append((list(jobs), repetitions))
+        return dict.fromkeys(jobs, 1.0)
+
+    monkeypatch.setattr("benchmarks.report.table5.interleaved", measured)
+    monkeypatch.setattr("benchmarks.report.table5.machine", lambda *_: dict(facts))
+    cache = SimpleNamespace(batch=lambda slices, around: (slices, slices))
+    configs = {"flat": TrainConfig(), "deep": TrainConfig(network="nnunet-3d", patch=(4, 8, 8))}
+
+    def again(device="cpu", **changes):
+        calls.clear()
+        study = Study("5", Setting(tmp_path, **changes))
+        engines = {name: (SimpleNamespace(device=device), config) for name, config in configs.items()}
+        _measured(study, engines, cache, 4)
+        return list(calls)
+
+    every = ["flat", "deep"]
+    assert again() == [(["flat"], 1), (["flat"], 5), (every, 1), (every, 5)]  # the first of each unmeasured
+    facts["load"] = 2.0
+    assert again() == []
+    assert again("cuda")
+    assert again("cuda", trainer="keras")
+    assert again("cuda", trainer="keras", size=128)
+    facts["processor"] = "another"
+    assert again("cuda", trainer="keras", size=128)
+
+
+def test_a_cell_says_how_many_have_no_distance():
+    numbers = [np.ones(2)] * 6
+    nan = np.nan
+    scores = [
+        Scores(np.array([0.9, dsc]), *numbers, SurfaceDistances(np.array([2.0, mm]), np.array([1.0, mm])))
+        for dsc, mm in ((0.8, 3.0), (0.0, nan), (nan, nan))  # found, missed, not there
+    ]
+    found = figures("x", scores, ("tibia", "fibula"))
+    assert [found["x", name]["hd95_mm"].none for name in ("tibia", "fibula", MEAN)] == [0, 1, 1]
+    text = Sheet(replace(PUBLISHED["3"], figures={}), ("dsc", "hd95_mm"), found, ()).markdown()
+    assert "| x | fibula | 0.40 ± 0.57 | 3.0 (1 none) |" in text
+    assert "| x | mean | 0.65 | 2.5 (1 none) |" in text
 
 
 def test_a_network_of_patches_slides_over_the_scan():

@@ -1,7 +1,11 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks.starting import FIRST, HELP, LIMITS, SECOND, actions, more
+from benchmarks import starting
+from benchmarks.starting import EMBED, FIRST, HELP, LIMITS, SECOND, actions, more
 from benchmarks.timing import Spread, Timings
 
 
@@ -26,3 +30,17 @@ def test_a_failure_gives_no_figure(tmp_path):
 def test_what_one_takes_more_than_another_is_of_the_same_round():
     timings = Timings({"a": np.array([1.0, 12.0, 3.0]), "b": np.array([0.5, 10.0, 2.0])})
     assert more(timings, "a", "b") == Spread(0.75, 1.0, 1.5)
+
+
+def test_what_the_readmes_program_imports_is_measured(tmp_path, tiny_model, monkeypatch, capsys):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert set(re.findall(r"^from (\S+) import", code, re.MULTILINE)) == set(
+        EMBED.removeprefix("import ").split(", ")
+    )
+    made = actions(tmp_path, str(tiny_model))
+    made[EMBED]()
+    taken = Timings({name: np.array([1.0]) for name in made})
+    monkeypatch.setattr(starting, "take_turns", lambda *_, **__: taken)
+    assert starting.main([]) == 0
+    assert f"| {EMBED} | 1.00 | import numpy | 0.00 (0.00 to 0.00) |  |" in capsys.readouterr().out

@@ -1,10 +1,14 @@
 """The smoke setting, with networks of a few weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from benchmarks import never_seen, transfer
 from benchmarks.report.sheet import SMOKE
+from benchmarks.report.study import Setting, Study
+from benchmarks.report.table4 import SECOND
 from trainers.torch import engine
 from trainers.torch.baseline import BaselineUNet
 
@@ -63,3 +67,22 @@ def test_rows_are_means_over_people_and_sides():
     assert "| pelvis | 0.650 ± 0.191 | 1.0 ± 0.0 (2 none) |" in lines[3]
     assert lines[4].startswith("| first population only | any bone | 0.900 |")
     assert next(transfer.rows(transfer.BUNDLED, scores)).endswith("|  |")
+
+
+def test_scores_are_kept_for_the_file_that_runs(tmp_path, monkeypatch):
+    """A twin is taken for the file of the same name, and labels otherwise."""
+    study, fingerprints = Study("4", Setting(tmp_path, subjects=1), SECOND), iter("aab")
+    done = []
+
+    def score(name, runner, folder):
+        done.append(runner.fingerprint[0])
+        return never_seen.Score(name, "one", [0.5], [1.0], [1.0], 0.5)
+
+    monkeypatch.setattr(
+        transfer, "Runner", lambda model: SimpleNamespace(fingerprint=64 * next(fingerprints))
+    )
+    monkeypatch.setattr(transfer, "score", score)
+    monkeypatch.setattr(transfer, "scan", lambda person, folder: folder)
+    for _ in range(3):
+        transfer.scored("a name", tmp_path / "same.onnx", study)
+    assert done == ["a", "b"]

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from benchmarks.whole_job import main, run_job
+from benchmarks import whole_job
+from benchmarks.whole_job import Job, main, run_job
 from seg_core.nifti import write_volume
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -28,3 +29,23 @@ def test_steps_profile_and_the_network_beside(make_legs, tiny_model, tmp_path, c
 def test_a_job_that_fails_is_no_figure(tiny_model, tmp_path):
     with pytest.raises(RuntimeError, match="ended with 3"):
         run_job(tmp_path / "none", str(tiny_model), "auto", tmp_path / "out")
+
+
+def test_the_first_job_is_not_measured(tmp_path, monkeypatch, capsys):
+    done = []
+
+    def job(scan, model, precision, out):
+        done.append(out.name)
+        out.mkdir()
+        (out / "job_report.json").write_text(json.dumps({"scan": {"shape": [1, 1, 10]}}))
+        return Job(100.0 if out.name == "first" else 1.0, 1.0, {}, 1.0, "fp32", [])
+
+    def network(model, scan, samples):
+        done.append("network")
+        return [1.0]
+
+    monkeypatch.setattr(whole_job, "run_job", job)
+    monkeypatch.setattr(whole_job, "network_seconds", network)
+    assert main(["--scan", str(tmp_path)]) == 0
+    assert done == ["network", "first", "out", "network"]
+    assert "| whole `lls segment` | **0.100** |" in capsys.readouterr().out
