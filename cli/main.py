@@ -155,20 +155,34 @@ class _Patient(io.TextIOWrapper):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
-def _patient(stream: TextIO | None) -> TextIO:
-    """Return a stream that stops no work, whether it is closed from the start or later."""
+class _Watched(_Patient):
+    """A stream that a program reads: where it has gone, as a page that was killed, the work ends too."""
+
+    def _give_up(self) -> None:
+        super()._give_up()  # what is still said goes nowhere
+        signal.raise_signal(signal.SIGTERM)  # ends the process, whichever of its threads was writing
+
+
+def _is_watched(arguments: Sequence[str]) -> bool:
+    """Whether progress is written for a program, with ``--progress json``."""
+    return "--progress json" in " ".join(arguments).replace("=", " ")
+
+
+def _patient(stream: TextIO | None, kind: type[_Patient] = _Patient) -> TextIO:
+    """Return a stream that bears its reader's going, whether it is closed from the start or later."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     encoding, lines = stream.encoding, stream.line_buffering
     # A file's name may hold what the encoding does not.
-    return _Patient(stream.detach(), encoding, errors="backslashreplace", line_buffering=lines)
+    return kind(stream.detach(), encoding, errors="backslashreplace", line_buffering=lines)
 
 
 def main() -> Any:
     """Run `lls` as a program."""
-    sys.stdout, sys.stderr = _patient(sys.stdout), _patient(sys.stderr)
+    sys.stdout = _patient(sys.stdout)
+    sys.stderr = _patient(sys.stderr, _Watched if _is_watched(sys.argv) else _Patient)
     signal.signal(signal.SIGTERM, _terminate)
     hangup = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has none
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as nohup leaves it

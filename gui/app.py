@@ -1,8 +1,13 @@
 """The page as a whole: its routes, who may call them, and the server."""
 
 import asyncio
+import os
+import signal
 import socket
+import tempfile
+import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +22,8 @@ from gui.store import Store
 from gui.viewer.routes import register as register_viewer
 from gui.worker import Worker
 from seg_core.errors import UsageError
+
+_OPENING = 60.0  # seconds that a browser may take to open
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,11 @@ def serve(config: Config, say: Callable[[str], object]) -> None:
     for page in (segment, results, jobs, prepare, train):
         page.register(desk)
     add_routes(app, desk)
-    register_viewer(app)
+    app.on_shutdown(register_viewer(app).leave_all)
     _guard(access)
+    _end_with_the_terminal()
     app.on_startup(desk.worker.start)
-    app.on_startup(lambda: background_tasks.create(_announce(config.host, port, access.address, say)))
+    app.on_startup(lambda: background_tasks.create(_announce(config, port, access.address, say)))
     app.on_shutdown(desk.worker.stop)
     app.on_shutdown(store.close)
     ui.run(
@@ -81,7 +89,7 @@ def serve(config: Config, say: Callable[[str], object]) -> None:
         favicon="🦴",
         dark=store.setting("dark"),
         reload=False,
-        show=access.address.partition(str(port))[2] if config.browser else False,
+        show=False,
         tailwind=False,
         show_welcome_message=False,
         server_header=False,
@@ -90,17 +98,50 @@ def serve(config: Config, say: Callable[[str], object]) -> None:
     )
 
 
-async def _announce(host: str, port: int, address: str, say: Callable[[str], object]) -> None:
-    """Say the address as soon as the port answers, which is after the server's start."""
+async def _announce(config: Config, port: int, address: str, say: Callable[[str], object]) -> None:
+    """Say the address as soon as the port answers, which is after the server's start, and open it."""
     while True:
         try:
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await asyncio.open_connection(config.host, port)
         except OSError:
             await asyncio.sleep(0.02)
         else:
             writer.close()
-            say(address)
-            return
+            break
+    say(address)
+    if config.browser:
+        with suppress(OSError):  # no room for a file: the address was said
+            await open_browser(address, Path.home())
+
+
+async def open_browser(address: str, folder: Path) -> None:
+    """Open an address in a browser, whose command line all users of this computer can read.
+
+    So it is given a file that only this user can read and that leads to the address. The file stays a minute,
+    and lies where a browser in a sandbox can read too, which hidden and temporary folders are not.
+
+    Parameters
+    ----------
+    address : str
+        With the secret.
+    folder : Path
+        Where the file lies.
+    """
+    handle, name = tempfile.mkstemp(prefix="lls-", suffix=".html", dir=folder)  # mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f'<meta http-equiv="refresh" content="0; url={address}"><a href="{address}">lls</a>')
+        await asyncio.to_thread(webbrowser.open, Path(name).as_uri())
+        await asyncio.sleep(_OPENING)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _end_with_the_terminal() -> None:
+    """Let a terminal that is closed end the page as SIGTERM does, with its jobs."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(hangup, lambda number, frame: signal.raise_signal(signal.SIGTERM))
 
 
 def _guard(access: Access) -> None:

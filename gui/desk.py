@@ -2,13 +2,13 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from gui.patient import without_uid
 from gui.places import Places, Uploads
-from gui.store import Job, Store
+from gui.store import Job, Store, paths_in
 from gui.worker import Worker
 
 
@@ -37,13 +37,25 @@ class Desk:
         return {str(file.parent): file.parent.name for file in found}
 
     async def delete(self, job: Job) -> None:
-        """Remove a job with what it made, and the dropped files, runs and datasets that it alone spoke of."""
-        if job.kind == "export":
+        """Remove a job with what it made, and the dropped files, runs and datasets that it alone spoke of.
+
+        It, and what looks at its result, is ended before.
+        """
+        await self.worker.cancel(job)
+        for child in self.store.jobs(parent=job.id):
+            await self.worker.cancel(child)
+        if job.kind == "export" and not self._is_needed(job):
             Path(job.request["model"]).unlink(missing_ok=True)
         kept = "uploads", "runs", "datasets"
         before = self._unspoken(*kept)  # what was dropped just now: no job speaks of it yet
         self.store.remove(job)
         await asyncio.to_thread(_remove, self._unspoken(*kept) - before)
+
+    def _is_needed(self, export: Job) -> bool:
+        """Whether another job made the same network too, or waits for it."""
+        others = [other for other in self.store.jobs() if other.id != export.id]
+        named = [other for other in others if other.request.get("model") == export.request["model"]]
+        return any(other.kind == "export" or not other.is_over for other in named)
 
     def sweep(self) -> None:
         """Remove dropped files that no job speaks of, before anybody can drop more.
@@ -54,37 +66,24 @@ class Desk:
 
     def _unspoken(self, *names: str) -> set[Path]:
         asked = [dict(job.request) for job in self.store.jobs()] + self.store.setting("subjects", [])
-        spoken = [Path(text) for text in _paths(asked)]
+        spoken = [Path(text) for text in paths_in(asked)]
         folders = (self.store.root / name for name in names)
         paths = (path for folder in folders for path in folder.iterdir())
         return {path for path in paths if not any(said.is_relative_to(path) for said in spoken)}
 
     def shown(self, job: Job, text: str) -> str:
-        """Return what a page may show of what a job said: where scans lie only if the user asked for it."""
+        """Return what a page may show of what a job said: UIDs and where scans lie only if the user asked."""
         if self.reveal:
             return text
-        for path in sorted(_paths(dict(job.request)), key=len, reverse=True):
+        for asked in (job.request, *job.request.get("subjects", ())):
+            text = without_uid(text, asked.get("series"))
+        for path in sorted(paths_in(dict(job.request)), key=len, reverse=True):
             if not Path(path).is_relative_to(self.store.root):
-                text = text.replace(path, "…")
+                logged = path.encode("utf-8", "backslashreplace").decode()  # what is no UTF-8
+                text = text.replace(path, "…").replace(logged, "…")
         return text
-
-    def free_name(self, folder: str, wanted: str, end: str = "") -> Path:
-        """Return a path in a folder of the store that nothing has yet."""
-        number, path = 2, self.store.root / folder / f"{wanted}{end}"
-        while path.exists():
-            number, path = number + 1, self.store.root / folder / f"{wanted}-{number}{end}"
-        return path
 
 
 def _remove(folders: Iterable[Path]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """Return the absolute paths among what was asked for."""
-    if isinstance(value, str) and Path(value).is_absolute() and Path(value).name:
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _paths(inner)

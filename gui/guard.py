@@ -81,7 +81,8 @@ class Guard:
         if not self._from_here(scope, headers):
             return await _refuse(scope, send, 403)
         if scope["type"] == "http" and _same(query.pop("token", ""), self.access.token):
-            return await self._welcome(scope, send, query)
+            from_file = headers.get("sec-fetch-site") == "cross-site"
+            return await self._welcome(scope, send, query, from_file)
         if not _same(self._cookie(headers), self.access.cookie):
             return await _refuse(scope, send, 401)
         if int(headers.get("content-length") or 0) > self.access.largest:
@@ -104,15 +105,21 @@ class Guard:
             return ""
         return found.value if found else ""
 
-    async def _welcome(self, scope: Message, send: Send, query: dict[str, str]) -> None:
-        """Set the cookie, and lead to the same page without the token in its address."""
+    async def _welcome(self, scope: Message, send: Send, query: dict[str, str], from_file: bool) -> None:
+        """Set the cookie, and lead to the same page without the token in its address.
+
+        Who comes from the file that opens the browser is led by a page: a redirect counts as the file's, and
+        takes no strict cookie along.
+        """
         # One slash: two would name another host.
         target = "/" + re.sub(r"[^\w/.-]", "", scope["path"]).lstrip("/")
         target += f"?{urlencode(query)}" if query else ""
         cookie = f"{self.access.cookie_name}={self.access.cookie}; Path=/; HttpOnly; SameSite=Strict"
-        told = {"location": target, "set-cookie": cookie, "cache-control": "no-store"}
+        lead = {"refresh": f"0; url={target}"} if from_file else {"location": target}
+        told = lead | {"set-cookie": cookie, "cache-control": "no-store", "referrer-policy": "no-referrer"}
         headers = [(name.encode(), value.encode()) for name, value in told.items()]
-        await send({"type": "http.response.start", "status": 303, "headers": headers})
+        status = 200 if from_file else 303
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
 

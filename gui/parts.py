@@ -9,6 +9,7 @@ from nicegui import run, ui
 
 from gui import words
 from gui.desk import Desk
+from gui.places import MOST_FILES, readable
 from gui.progress import in_words
 from gui.store import Job
 from seg_core.colours import Colour
@@ -96,7 +97,7 @@ def text(words_: str, classes: str = "") -> ui.element:
     """Write a paragraph; a text never becomes HTML."""
     paragraph = ui.element("p").classes(classes)
     with paragraph:
-        ui.label(words_)
+        ui.label(readable(words_))
     return paragraph
 
 
@@ -125,7 +126,7 @@ def chip(words_: str, tone: str = "", icon: str = "", hint: str = "") -> ui.elem
     with outer:
         if icon:
             ui.icon(icon)
-        ui.label(words_)
+        ui.label(readable(words_))
         if hint:
             ui.tooltip(hint)
     return outer
@@ -151,7 +152,7 @@ def banner(tone: str, headline: str, remarks: Sequence[str] = ()) -> ui.element:
                 with ui.element("ul"):
                     for remark in remarks:
                         with ui.element("li"):
-                            ui.label(remark)
+                            ui.label(readable(remark))
     return outer
 
 
@@ -216,7 +217,7 @@ def button(words_: str, do: Callable[[], object], icon: str = "", kind: str = "o
 def complain(error: Exception) -> None:
     """Say what went wrong in a corner of the page."""
     found = error if isinstance(error, LlsError) else LlsError(f"{type(error).__name__}: {error}")
-    ui.notify(str(found), type="negative", multi_line=True, timeout=12000, close_button="Close")
+    ui.notify(readable(str(found)), type="negative", multi_line=True, timeout=12000, close_button="Close")
 
 
 async def confirm(question: str, do: str) -> bool:
@@ -260,7 +261,7 @@ class _FolderDialog:
             return
         self.folder = folder
         self.desk.store.set("folder", str(folder))
-        self.here.set_text(str(folder))
+        self.here.set_text(readable(folder))
         self.listing.clear()
         with self.listing:
             self._elsewhere()
@@ -281,7 +282,7 @@ class _FolderDialog:
             _folder_row("arrow_upward", "Up", lambda: self.show(above))
         for root in self.desk.places.roots:
             if not self.folder.is_relative_to(root):
-                _folder_row("folder_special", str(root), lambda root=root: self.show(root))
+                _folder_row("folder_special", readable(root), lambda root=root: self.show(root))
 
 
 def _folder_row(icon: str, name: str, do: Callable[[], object]) -> None:
@@ -389,7 +390,7 @@ class DropZone(ui.element, component="assets/dropzone.js"):
     def __init__(self, desk: Desk, on_drop: Handler, words_: str, hint: str) -> None:
         super().__init__()
         self._props["words"], self._props["hint"] = words_, hint
-        self._props["largest"] = desk.uploads.largest
+        self._props["largest"], self._props["most"] = desk.uploads.largest, MOST_FILES
         self.on("dropped", lambda event: on_drop(str(event.args)))
         self.on("abandoned", lambda event: desk.uploads.discard(str(event.args)))
         self.on("refused", lambda event: ui.notify(str(event.args), type="negative", timeout=12000))
@@ -406,7 +407,7 @@ def path_field(
         except LlsError as error:
             complain(error)
             return
-        field.set_value(str(path))
+        field.set_value(readable(path))
         result = on_path(path)
         if isinstance(result, Awaitable):
             await result

@@ -29,6 +29,12 @@ def patient_facts(path: Path) -> dict[str, str]:
     return {}
 
 
+def without_uid(text: str, series: str | None) -> str:
+    """Return a text without the UID that a series was asked for by, if it was: it leads to the patient."""
+    uid = (series or "").partition(":")[0]
+    return text.replace(uid, "…") if "." in uid else text
+
+
 def _candidates(path: Path) -> Iterator[Path | IO[bytes]]:
     if path.is_dir():
         files = (file for file in sorted(path.rglob("*")) if file.is_file())

@@ -20,7 +20,7 @@ class RefusedError(LlsError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a folder's listing."""
+    """A line of a folder's listing; the name is one that can be shown."""
 
     name: str
     path: Path
@@ -91,7 +91,8 @@ class Places:
             for path in self.find(folder).iterdir():
                 if not path.name.startswith(".") and self.allows(path) and path.exists():
                     is_folder = path.is_dir()
-                    entries.append(Entry(path.name, path, is_folder, 0 if is_folder else path.stat().st_size))
+                    size = 0 if is_folder else path.stat().st_size
+                    entries.append(Entry(readable(path.name), path, is_folder, size))
         except PermissionError as error:
             raise ScanError(f"no permission to look into {folder}", fix="change its permissions") from error
         return sorted(entries, key=lambda entry: (not entry.is_folder, entry.name.casefold()))
@@ -193,6 +194,11 @@ class Uploads:
             f"at most {self.largest / 2**30:.0f} GB and {MOST_FILES} files, and room on the disk",
             "choose the folder on this computer instead",
         )
+
+
+def readable(text: str | Path) -> str:
+    """Return a path, or a text that names one, as a browser takes it: what is no UTF-8 is replaced."""
+    return re.sub(r"[\ud800-\udfff]", "\ufffd", str(text))
 
 
 def plain_name(name: str) -> str:

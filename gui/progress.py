@@ -95,8 +95,7 @@ def in_words(seconds: float | None) -> str:
         return ""
     if seconds < 10:
         return "a few seconds left"
-    if seconds < 60:
+    if seconds < 55:
         return f"{10 * round(seconds / 10)} s left"
-    if seconds < 3600:
-        return f"{round(seconds / 60)} min left"
-    return f"{int(seconds // 3600)} h {round(seconds % 3600 / 60):02d} min left"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min left" if hours else f"{minutes} min left"

@@ -4,7 +4,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,7 +25,7 @@ class Job:
     Parameters
     ----------
     id : int
-        Counted from 1, in the order asked for.
+        Counted from 1, in the order asked for; that of a job that was removed is not used again.
     kind : Kind
         The command of `lls`.
     title : str
@@ -97,6 +97,7 @@ class Store:
         self._database = peewee.SqliteDatabase(str(self.root / "jobs.db"), pragmas={"journal_mode": "wal"})
         self._jobs, self._settings = _tables(self._database)
         self._database.create_tables([self._jobs, self._settings])
+        _never_reuse_numbers(self._database, self._jobs)
 
     def close(self) -> None:
         """Let another page use the folder."""
@@ -148,6 +149,14 @@ class Store:
         """Return where a job's log, and what it makes, lie."""
         return self.root / "jobs" / f"{job.id:05d}"
 
+    def free_name(self, folder: str, wanted: str, end: str = "") -> Path:
+        """Return a path in a folder of the store that nothing has yet, and that no job will write."""
+        named = {path for job in self.jobs() for path in paths_in(dict(job.request))}
+        number, path = 2, self.root / folder / f"{wanted}{end}"
+        while path.exists() or str(path) in named:
+            number, path = number + 1, self.root / folder / f"{wanted}-{number}{end}"
+        return path
+
     def cut_short(self) -> list[Job]:
         """Return the jobs that were running when the page was last killed; they are marked so."""
         words = "lls gui ended while this ran"
@@ -162,6 +171,15 @@ class Store:
     def set(self, name: str, value: Any) -> None:
         """Keep a setting of the page."""
         self._settings.replace(name=name, value=json.dumps(value)).execute()
+
+
+def paths_in(value: Any) -> Iterator[str]:
+    """Return the absolute paths among what was asked for."""
+    if isinstance(value, str) and Path(value).is_absolute() and Path(value).name:
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from paths_in(inner)
 
 
 def _lock(path: Path) -> sqlite3.Connection:
@@ -179,6 +197,7 @@ def _lock(path: Path) -> sqlite3.Connection:
 
 def _tables(database: peewee.Database) -> tuple[Any, Any]:
     class JobRow(peewee.Model):
+        id = peewee.AutoField(constraints=[peewee.SQL("AUTOINCREMENT")])
         kind = peewee.CharField()
         title = peewee.CharField()
         request = peewee.TextField()
@@ -202,6 +221,19 @@ def _tables(database: peewee.Database) -> tuple[Any, Any]:
 
     database.bind([JobRow, SettingRow])
     return JobRow, SettingRow
+
+
+def _never_reuse_numbers(database: Any, jobs: Any) -> None:
+    """Have a store of an earlier version count on, where it gave the number of a removed job again."""
+    (made,) = database.execute_sql("SELECT sql FROM sqlite_master WHERE name = 'job'").fetchone()
+    if "AUTOINCREMENT" in made:
+        return
+    columns = ", ".join(jobs._meta.columns)
+    with database.atomic():
+        database.execute_sql("ALTER TABLE job RENAME TO job_before")
+        jobs.create_table()
+        database.execute_sql(f"INSERT INTO job ({columns}) SELECT {columns} FROM job_before")
+        database.execute_sql("DROP TABLE job_before")
 
 
 def _job(row: Any) -> Job:

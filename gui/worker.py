@@ -5,6 +5,7 @@ that it ends by itself when the page is killed. A page that was killed finds its
 """
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -26,7 +27,9 @@ LANES: dict[str, tuple[Kind, ...]] = {
 }
 LOG, RESULT = "log.txt", "result.json"
 _PATIENCE = 30.0  # seconds between asking a process to end and ending it
+_PAUSE = 5.0  # seconds until a store that could not be written is tried again
 _CODE_ROOT = Path(__file__).resolve().parents[1]
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Running:
     cancelled: bool = False
     closing: bool = False
     errors: list[str] = field(default_factory=list)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Worker:
@@ -89,10 +93,11 @@ class Worker:
         return job
 
     async def cancel(self, job: Job) -> None:
-        """Take a job out of the queue, or end it; nothing of a result stays."""
+        """Take a job out of the queue, or end it and wait until that is so; nothing of a result stays."""
         if running := self.running.get(job.id):
             running.cancelled = True
             await self._end(running)
+            await running.over.wait()
         elif (now := self.store.get(job.id)) is not None and now.state == "queued":
             self.store.change(job, state="cancelled", ended=time.time())
 
@@ -103,23 +108,42 @@ class Worker:
     async def _lane(self, lane: str) -> None:
         while not self._closing:
             self._wake[lane].clear()
-            waiting = [j for j in self.store.jobs() if j.state == "queued" and j.kind in LANES[lane]]
-            if waiting:
-                await self._run(waiting[-1])
-            else:
-                await self._wake[lane].wait()
+            try:
+                await self._next(lane)
+            except Exception:  # the store cannot be written, as on a full disk: what waits is tried again
+                _logger.exception("the queue of %s could not go on", lane)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake[lane].wait(), _PAUSE)
+
+    async def _next(self, lane: str) -> None:
+        """Run the job that has waited longest, or wait for one."""
+        waiting = [j for j in self.store.jobs() if j.state == "queued" and j.kind in LANES[lane]]
+        if not waiting:
+            await self._wake[lane].wait()
+            return
+        try:
+            await self._run(waiting[-1])
+        except Exception as error:  # what goes wrong with one job must not end the queue
+            _logger.exception("job %d", waiting[-1].id)
+            self.store.change(waiting[-1], state="failed", ended=time.time(), message=_told(error))
 
     async def _run(self, job: Job) -> None:
         job = self.store.change(job, state="running", started=time.time())
         running = self.running[job.id] = Running(job, Progress(job.kind))
+        try:
+            await self._work(running)
+        finally:
+            del self.running[job.id]
+            running.over.set()
+
+    async def _work(self, running: Running) -> None:
+        job = running.job
         made_here = job.kind == "prepare" and not Path(job.request["dataset"]).exists()
         try:
             code = await self._process(running)
-        except Exception as error:  # a job that cannot be started must not end the queue
-            running.errors.append(f"{type(error).__name__}: {error}")
+        except Exception as error:  # it cannot be started, or not be listened to
+            running.errors.append(_told(error))
             code = 1
-        finally:
-            del self.running[job.id]
         state, message = _outcome(running, code)
         self.store.change(job, state=state, ended=time.time(), exit_code=code, message=message)
         if state != "done":
@@ -131,10 +155,9 @@ class Worker:
 
     def export(self, training: Job) -> Job:
         """Make the best network of a training one that scans can be segmented with."""
-        name = training.title
-        model = self.store.root / "models" / f"{name}.onnx"
-        request = {"run": training.request["run"], "model": str(model), "name": name}
-        return self.submit("export", name, request, parent=training.id)
+        model = self.store.free_name("models", training.title, ".onnx")
+        request = {"run": training.request["run"], "model": str(model), "name": model.stem}
+        return self.submit("export", model.stem, request, parent=training.id)
 
     async def _process(self, running: Running) -> int:
         folder = self.store.folder(running.job)
@@ -156,6 +179,7 @@ class Worker:
                 await _listen(running, log)
                 return await running.process.wait()
         finally:
+            await self._end(running)  # where it could not be listened to it still runs
             shutil.rmtree(temporary, ignore_errors=True)
 
     async def _end(self, running: Running) -> None:
@@ -205,6 +229,10 @@ def _outcome(running: Running, code: int) -> tuple[str, str]:
     if code in (0, 8):
         return "done", ""
     return "failed", _error_text(running.errors) or f"lls ended with exit code {code}"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _error_text(lines: list[str]) -> str:

@@ -18,7 +18,7 @@ export default {
       <input ref="files" type="file" multiple hidden @change="picked">
       <input ref="folder" type="file" webkitdirectory hidden @change="picked">
     </div>`,
-  props: { words: String, hint: String, largest: Number },
+  props: { words: String, hint: String, largest: Number, most: Number },
   data: () => ({ over: false, total: 0, done: 0, stopped: false }),
   created() {
     const files = (event) => [...event.dataTransfer.types].includes('Files');
@@ -57,14 +57,19 @@ export default {
       event.target.value = '';
       this.send(files);
     },
-    stop() { this.stopped = true; },
+    stop() {
+      this.stopped = true;
+      this.sending.abort();
+    },
     async send(files) {
       files = files.filter((file) => !file.name.startsWith('.'));
       if (this.total) return;
       if (!files.length) return this.$emit('refused', 'There is no file in it.');
-      if (files.reduce((sum, file) => sum + file.size, 0) > this.largest)
+      if (files.length > this.most || files.reduce((sum, file) => sum + file.size, 0) > this.largest)
         return this.$emit('refused', 'That is more than this page takes. Choose the folder on this computer instead.');
       Object.assign(this, { total: files.length, done: 0, stopped: false });
+      this.sending = new AbortController();
+      const refuse = (error) => this.$emit('refused', String(error.message || error));
       try {
         const drop = (await this.post('/drop')).drop;
         const waiting = [...files];
@@ -75,16 +80,21 @@ export default {
             this.done += 1;
           }
         };
-        await Promise.all([one(), one(), one(), one()]);
+        const failed = (error) => {  // the first error ends the others, whose errors are then its doing
+          if (this.stopped) return;
+          this.stop();
+          refuse(error);
+        };
+        await Promise.all([one(), one(), one(), one()].map((sent) => sent.catch(failed)));
         this.$emit(this.stopped ? 'abandoned' : 'dropped', drop);
       } catch (error) {
-        this.$emit('refused', String(error.message || error));
+        refuse(error);
       } finally {
         this.total = 0;
       }
     },
     async post(url, body) {
-      const answer = await fetch(url, { method: 'POST', body });
+      const answer = await fetch(url, { method: 'POST', body, signal: this.sending.signal });
       if (!answer.ok) throw new Error(await answer.text());
       return answer.json();
     },

@@ -9,6 +9,7 @@ from nicegui import ui
 
 from gui import parts, requests
 from gui.desk import Desk
+from gui.places import readable
 from gui.store import Job
 from gui.worker import RESULT
 from seg_core.colours import Colour, bone_colours
@@ -38,7 +39,8 @@ def show(desk: Desk, job: Job, labels: Path) -> None:
 
 def against(desk: Desk, job: Job, labels: Path, other: Path, title: str) -> None:
     """Ask for the comparison of a result's label map with another."""
-    desk.worker.submit("evaluate", title, {"prediction": str(labels), "truth": str(other)}, parent=job.id)
+    request = {"prediction": str(labels), "truth": str(other)}
+    desk.worker.submit("evaluate", readable(title), request, parent=job.id)
 
 
 def _others(desk: Desk, job: Job, labels: Path) -> dict[str, str]:

@@ -125,6 +125,8 @@ def _failed(desk: Desk, job: Job) -> None:
         "cancelled": "This was cancelled; nothing was left behind",
         "cut short": "This was cut short; nothing was left behind",
     }[job.state]
+    if job.kind == "prepare" and Path(job.request["dataset"]).exists():
+        headline = headline.replace("nothing was left behind", "finished subjects are kept")
     remarks = [words.sentence(line) for line in desk.shown(job, job.message).splitlines() if line]
     parts.banner("bad" if job.state == "failed" else "look", headline, remarks)
     _log(desk, job)()
@@ -247,6 +249,7 @@ class SegmentResult:
         """Add the corrected scan to the subjects that wait on the page of training data."""
         subjects = self.desk.store.setting("subjects", [])
         row = {"name": f"{self.name}-{self.job.id}", "scan": self.job.request["scan"], "labels": str(file)}
+        row |= {"series": self.job.request.get("series")}  # that which was painted on
         self.desk.store.set("subjects", [s for s in subjects if s["name"] != row["name"]] + [row])
         ui.navigate.to("/prepare")
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +12,8 @@ from nicegui import run, ui
 from gui import parts, words
 from gui.desk import Desk
 from gui.pages.training import dataset_subjects
-from gui.places import plain_name
+from gui.patient import without_uid
+from gui.places import plain_name, readable
 from seg_core.errors import LlsError
 from seg_core.scan import inspect_scan
 
@@ -56,6 +57,7 @@ class Subject:
     name: str = ""
     scan: str = ""
     labels: str = ""
+    series: str | None = None
     side: str = "auto"
     hip_slice: int | None = None
     by_hand: bool = False
@@ -67,8 +69,13 @@ class Subject:
         """Return a row of the table that `lls prepare` reads."""
         row: dict[str, Any] = {"subject": self.name, "scan": self.scan, "side": self.side}
         row |= {"labels": self.labels} if self.labels else {}
+        row |= {"series": self.series} if self.series else {}
         row |= {"hip_slice": self.hip_slice} if self.hip_slice is not None else {}
         return row | self.own
+
+    def as_kept(self) -> dict[str, Any]:
+        """Return what makes the row again on another day."""
+        return {name: value for name, value in asdict(self).items() if name not in ("problems", "checked")}
 
 
 def subject_from_folder(folder: Path) -> Subject:
@@ -120,12 +127,25 @@ def check_subject(desk: Desk, subject: Subject) -> list[str]:
     return []
 
 
+def _settings_of(dataset: str) -> tuple[int, float | None, int]:
+    """Return a dataset's image size, or millimetres a pixel, and tolerance; of none: the usual ones."""
+    from trainers.dataset import open_dataset
+
+    if not dataset:
+        return 256, None, 50
+    found = open_dataset(Path(dataset))
+    if found.grid.kind == "size":
+        return found.grid.size[0], None, found.tolerance
+    return 256, found.grid.spacing_mm[0], found.tolerance
+
+
 class PrepareForm:
     """Rows, settings, and the checks before anything runs."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.subjects = [Subject(**row) for row in desk.store.setting("subjects", [])]  # sent by a result
+        self.kept = desk.store.setting("subjects", [])
+        self.subjects = [Subject(**row) for row in self.kept]
         with parts.card("1  Subjects", "A scan each, with a PLY or mask a bone, or one label map."):
             self.rows = parts.box("stack")
             with parts.box("line"):
@@ -134,7 +154,8 @@ class PrepareForm:
         with parts.card("2  Settings"):
             with parts.box("pair"):
                 datasets = {"": "a new dataset"} | desk.datasets()
-                self.dataset = ui.select(datasets, label="Add to", value="").props("outlined dense")
+                self.dataset = ui.select(datasets, label="Add to", value="", on_change=self.adopt)
+                self.dataset.props("outlined dense")
                 self.name = ui.input("Name of the dataset", value="dataset").props("outlined dense")
                 self.name.bind_visibility_from(self.dataset, "value", lambda value: not value)
                 self.size = ui.select(_SIZES, label="Image size", value=256).props("outlined dense")
@@ -170,7 +191,28 @@ class PrepareForm:
     def add(self, subject: Subject) -> None:
         """Add a row."""
         self.subjects.append(subject)
+        self.remember()
         self.show()
+
+    def remember(self) -> None:
+        """Keep the rows until they are prepared, beside those that results have sent meanwhile."""
+        sent = [row for row in self.desk.store.setting("subjects", []) if row not in self.kept]
+        self.kept = [subject.as_kept() for subject in self.subjects]
+        self.desk.store.set("subjects", self.kept + sent)
+
+    def adopt(self) -> None:
+        """Take the settings of the dataset that is added to; with others all of it would be prepared anew."""
+        try:
+            size, pixel_mm, tolerance = _settings_of(self.dataset.value)
+        except LlsError as error:
+            parts.complain(error)
+            self.dataset.set_value("")
+            return
+        self.size.set_options(_SIZES | {size: f"{size} × {size}"}, value=size)
+        self.pixel.set_value(pixel_mm)
+        self.tolerance.set_value(tolerance)
+        for setting in (self.size, self.pixel, self.tolerance):
+            setting.set_enabled(not self.dataset.value)
 
     def show(self) -> None:
         """Show the rows with what their checks found."""
@@ -189,14 +231,13 @@ class PrepareForm:
 
         def remove() -> None:
             self.subjects.remove(subject)
-            waiting = [row for row in self.desk.store.setting("subjects", []) if row["name"] != subject.name]
-            self.desk.store.set("subjects", waiting)
+            self.remember()
             self.show()
 
         with parts.box("job"):
             with parts.box("line nowrap"):
                 name = ui.input("Subject", value=subject.name, on_change=lambda e: keep("name", e.value))
-                name.props("outlined dense").style("width: 11rem")
+                name.props("outlined dense").style("width: 11rem").on("blur", self.remember)
                 with parts.box("grow line"):
                     if subject.own:
                         parts.text(", ".join(words.bone_name(bone) for bone in subject.own), "soft small")
@@ -214,11 +255,12 @@ class PrepareForm:
                         ("labels", "Labels: folder or map"),
                     ):
                         entry = parts.path_field(self.desk, label, lambda path, f=field: keep(f, str(path)))
-                        entry.set_value(getattr(subject, field))
+                        entry.set_value(readable(getattr(subject, field)))
                         entry.on_value_change(lambda e, f=field: keep(f, e.value))
+                        entry.on("blur", self.remember)
             for problem in subject.problems:
                 if not (subject.by_hand or self.desk.reveal):
-                    problem = problem.replace(subject.scan, "the scan")
+                    problem = without_uid(problem.replace(subject.scan, "the scan"), subject.series)
                 parts.chip(words.sentence(problem), "bad", "error_outline").style("white-space: normal")
 
     async def submit(self) -> None:
@@ -227,6 +269,7 @@ class PrepareForm:
             ui.notify("Add a subject first.", type="warning")
             return
         self.start.set_enabled(False)
+        self.remember()
         for subject in self.subjects:
             subject.problems = await run.io_bound(check_subject, self.desk, subject)
             subject.checked = True
@@ -234,15 +277,15 @@ class PrepareForm:
         for subject in self.subjects:
             if names.count(subject.name.casefold()) > 1:
                 subject.problems.append("two subjects have this name")
-        self.start.set_enabled(True)
         self.show()
-        if not any(subject.problems for subject in self.subjects):
+        if any(subject.problems for subject in self.subjects):
+            self.start.set_enabled(True)
+        else:  # it stays off: a second click would ask for the same again
             self._send()
 
     def _send(self) -> None:
-        self.desk.store.set("subjects", [])
         wanted = plain_name(self.name.value or "dataset")
-        folder = Path(self.dataset.value) if self.dataset.value else self.desk.free_name("datasets", wanted)
+        folder = Path(self.dataset.value or self.desk.store.free_name("datasets", wanted))
         request = {
             "subjects": [subject.as_row() for subject in self.subjects],
             "dataset": str(folder),
@@ -253,4 +296,6 @@ class PrepareForm:
             "tolerance": int(self.tolerance.value if self.tolerance.value is not None else 50),
         }
         job = self.desk.worker.submit("prepare", folder.name, request)
+        self.subjects = []
+        self.remember()
         ui.navigate.to(f"/job/{job.id}")

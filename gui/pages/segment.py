@@ -1,7 +1,7 @@
 """Segment: choose a scan, see what is in it, run the network."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class SegmentForm:
         self.series: int | None = None
         self.is_dicom = True
         self.model = model if model in desk.models() else "default"
+        if model and model != self.model:
+            parts.banner("look", "That network is no longer there", ["The one bundled with lls is chosen."])
         with parts.card("1  Choose the scan"):
             hint = "DICOM folder, zip, .nii or .nii.gz"
             parts.DropZone(desk, self.dropped, "Drop a scan here", hint)
@@ -94,6 +96,7 @@ class SegmentForm:
 
     def _show(self, inspection: Inspection, thumbnails: Thumbnails, patient: Mapping[str, str]) -> None:
         self.series, self.is_dicom = inspection.taken, inspection.kind == "dicom"
+        self.names = _series_names(inspection.entries)
         several = len(inspection.entries) > 1
         with parts.card("2  What is in it", self._about(inspection)):
             if patient:
@@ -124,9 +127,10 @@ class SegmentForm:
             for other, element in buttons.items():
                 element.props(f'aria-checked="{str(other == number).lower()}"')
             self.start.set_enabled(True)
-            self._ask_for_volume(volumes[number])
+            self._ask_for_volume(int(entries[number].get("volumes", 1)))
+            self.hip.set_label(_hip_label(entries[number]))
 
-        volumes = {entry["number"]: int(entry.get("volumes", 1)) for entry in inspection.entries}
+        entries = {entry["number"]: entry for entry in inspection.entries}
         for entry in inspection.entries:
             number = entry["number"]
             why = inspection.reason if number == inspection.taken and len(inspection.entries) > 1 else ""
@@ -150,8 +154,7 @@ class SegmentForm:
             with parts.box("pair"):
                 self.side = ui.select(_SIDES, label="Legs", value="both").props("outlined dense")
                 self.device = ui.select(_DEVICES, label="Runs on", value="auto").props("outlined dense")
-                last = f" (0 to {_last_slice(entry)})" if entry else ""
-                self.hip = ui.number(f"Slice where the hip begins{last}", min=0, precision=0)
+                self.hip = ui.number(_hip_label(entry or {}), min=0, precision=0)
                 self.hip.props('outlined dense hint="Empty: found in the scan" clearable')
                 self.tolerance = ui.number("Slices beyond it", value=50, min=0, precision=0)
                 self.tolerance.props("outlined dense")
@@ -160,9 +163,10 @@ class SegmentForm:
             self.confidence = ui.switch("Also write the network's confidence as an image")
 
     def _series(self) -> str | None:
-        if not self.is_dicom:
+        if not self.is_dicom or self.series is None:
             return None
-        return f"{self.series}:{int(self.volume.value or 1)}" if self.volume.visible else str(self.series)
+        name = self.names[self.series]
+        return f"{name}:{int(self.volume.value or 1)}" if self.volume.visible else name
 
     def submit(self) -> None:
         """Put the job in the queue."""
@@ -219,9 +223,20 @@ def _details(entry: Mapping[str, Any]) -> list[str]:
     return [part for part in found if part]
 
 
-def _last_slice(entry: Mapping[str, Any]) -> int:
-    axis = next(n for n, letter in enumerate(entry["orientation"]) if letter in "SI")
-    return int(entry["shape"][axis]) - 1
+def _series_names(entries: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Return number -> what a series is asked for by: its UID, since numbers shift when another arrives.
+
+    Where several have one UID it is the number.
+    """
+    uids = [entry.get("uid") for entry in entries]
+    alone = {uid for uid in uids if uid and uids.count(uid) == 1}
+    return {e["number"]: e["uid"] if e.get("uid") in alone else str(e["number"]) for e in entries}
+
+
+def _hip_label(entry: Mapping[str, Any]) -> str:
+    """Return what is asked for, with the slices that there are of a series that can be read."""
+    axes = [n for n, letter in enumerate(entry.get("orientation", "")) if letter in "SI"]
+    return "Slice where the hip begins" + "".join(f" (0 to {entry['shape'][n] - 1})" for n in axes)
 
 
 def _stem(path: Path | None) -> str:

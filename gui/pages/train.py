@@ -133,8 +133,9 @@ class TrainForm:
                 "at least one held back, and one to learn from",
             ))  # fmt: skip
             return
+        self.start.set_enabled(False)  # a second click would ask for the same again
         trainer, network = self.network.value.split("/", 1)
-        run = self.desk.free_name("runs", plain_name(self.name.value or "network"))
+        run = self.desk.store.free_name("runs", plain_name(self.name.value or "network"))
         request = {
             "data": self.data.value,
             "validation_subjects": held,

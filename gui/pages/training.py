@@ -74,7 +74,8 @@ class TrainingView:
 
 
 def _export(desk: Desk, job: Job) -> None:
-    desk.worker.export(job)
+    if all(one.is_over for one in desk.store.jobs("export", parent=job.id)):  # else it was clicked twice
+        desk.worker.export(job)
 
 
 def _exports(desk: Desk, jobs: Sequence[Job]) -> None:

@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     given = parser.parse_args()
     case = Case(given.name, given.scan, None, given.labels, given.other)
-    register(app)
+    if given.corrections is not None:
+        given.corrections.mkdir(parents=True, exist_ok=True)
+    app.on_shutdown(register(app).leave_all)
 
     @ui.page("/", title="lls viewer", dark=given.dark)
     def page() -> None:

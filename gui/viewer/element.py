@@ -9,8 +9,10 @@ from nicegui import app, background_tasks, run, ui
 from nicegui.element import Element
 from nicegui.events import GenericEventArguments
 
+from gui.patient import without_uid
 from gui.viewer.case import Case
 from gui.viewer.opened import OpenedCase, OpenedCases, open_case
+from gui.viewer.routes import CLOSED
 from seg_core.errors import LlsError
 
 _STATIC = Path(__file__).parent.parent / "static" / "viewer"
@@ -21,61 +23,76 @@ class Viewer(Element, component="viewer.js", esm={"lls-viewer": str(_STATIC)}):
 
     def __init__(
         self,
+        cases: OpenedCases,
         key: str,
-        opened: OpenedCase,
         facts: dict[str, Any],
+        editable: bool = False,
         on_saved: Callable[[Path], None] | None = None,
-        corrections: Path | None = None,
     ) -> None:
         super().__init__()
-        self._opened = opened
-        self._on_saved, self._corrections = on_saved, corrections
+        self._cases, self._key, self._on_saved = cases, key, on_saved
         self._props["facts"] = facts
         self._props["base"] = f"/viewer/{key}"
-        self._props["editable"] = corrections is not None
+        self._props["editable"] = editable
         self._turn = asyncio.Lock()
         self.on("edit", self._edit)
 
     async def _edit(self, event: GenericEventArguments) -> None:
-        if self._corrections is None:
-            return
         kind = event.args.get("kind")
         async with self._turn:  # one after the other, in the order in which they came
+            opened = self._cases.get(self._key)
+            if opened is None:
+                self.run_method("edited", _CLOSED)
+                return
+            if opened.corrections is None:
+                return
             try:
-                text = await self._do(kind, event.args, self._corrections)
+                text = await self._do(kind, event.args, opened, opened.corrections)
             except LlsError as error:
                 text = f"{error.found}: {error.fix}" if error.fix else error.found
-            status = self._status(text)
+            status = _status(opened, text)
             if kind in ("fill", "save"):  # a pass over the whole volume: not after each stroke
-                status["scores"] = await run.io_bound(self._opened.scores)
+                status["scores"] = await run.io_bound(opened.scores)
             self.run_method("edited", status)
 
-    async def _do(self, kind: str, message: dict[str, Any], corrections: Path) -> str | None:
+    async def _do(
+        self, kind: str, message: dict[str, Any], opened: OpenedCase, corrections: Path
+    ) -> str | None:
         if kind == "save":
-            path = await run.io_bound(self._opened.save, corrections)
+            path = await run.io_bound(opened.save, corrections)
             if path is None:  # the server is being stopped
                 return None
             if self._on_saved is not None:
                 self._on_saved(path)
             return f"saved as {path.name}"
-        return await run.io_bound(self._opened.edit, message)
-
-    def _status(self, message: str | None) -> dict[str, Any]:
-        painting = self._opened.painting
-        return {
-            "can_undo": painting.can_undo,
-            "can_redo": painting.can_redo,
-            "unsaved": painting.unsaved,
-            "changed_at": dict(painting.changed_at),
-            "version": painting.version,
-            "message": message,
-        }
+        return await run.io_bound(opened.edit, message)
 
 
-def _leave(opened: OpenedCase, corrections: Path | None) -> None:
-    """Keep what was corrected and not saved, since a laptop that sleeps closes its pages too."""
-    if corrections is not None and opened.painting.unsaved:
-        background_tasks.create(run.io_bound(opened.recover, corrections), name="recover corrections")
+_CLOSED = {
+    "can_undo": False,
+    "can_redo": False,
+    "unsaved": False,
+    "changed_at": {},
+    "version": -1,
+    "message": CLOSED,
+}
+
+
+def _status(opened: OpenedCase, message: str | None) -> dict[str, Any]:
+    painting = opened.painting
+    return {
+        "can_undo": painting.can_undo,
+        "can_redo": painting.can_redo,
+        "unsaved": painting.unsaved,
+        "changed_at": dict(painting.changed_at),
+        "version": painting.version,
+        "message": message,
+    }
+
+
+def _leave(cases: OpenedCases, key: str) -> None:
+    """Close a case in a thread, since what was not saved is written then."""
+    background_tasks.create(run.io_bound(cases.leave, key), name="recover corrections")
 
 
 def show(
@@ -105,23 +122,27 @@ def show(
 
     async def build() -> None:
         try:
-            opened = await run.io_bound(open_case, case)
-            facts = None if opened is None else await run.io_bound(opened.facts)
+            async with cases.turn:
+                if client.is_deleted:  # while it waited
+                    return
+                opened = await run.io_bound(open_case, case)
+                facts = None if opened is None else await run.io_bound(opened.facts)
         except (LlsError, OSError, MemoryError) as error:
             box.clear()
             with box:
                 # Where the scan lies may name the patient.
-                text = str(error).replace(str(case.scan), case.name) or "not enough memory"
+                text = without_uid(str(error).replace(str(case.scan), case.name), case.series)
+                text = text or "not enough memory"
                 ui.label(text).style("margin: auto; white-space: pre-line").props("role=alert")
             return
         if opened is None or facts is None or client.is_deleted:  # nobody waits for it any more
             return
+        opened.corrections = corrections
         key = cases.add(opened)
-        client.on_delete(lambda: _leave(opened, corrections))
-        client.on_delete(lambda: cases.close(key))
+        client.on_delete(lambda: _leave(cases, key))
         box.clear()
         with box:
-            Viewer(key, opened, facts, on_saved, corrections)
+            Viewer(cases, key, facts, corrections is not None, on_saved)
 
     with box, ui.column().style("margin: auto; align-items: center"):
         ui.spinner(size="lg")

@@ -1,5 +1,7 @@
 """Opened cases: scan and labels in memory, planes of them as bytes, and which stay open."""
 
+import asyncio
+import logging
 import secrets
 import threading
 from collections import OrderedDict
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from gui.viewer.case import Case
 from gui.viewer.painting import Painting, Stroke, write_correction
 from seg_core.colours import bone_colours
-from seg_core.errors import GeometryError, ScanError, UsageError
+from seg_core.errors import GeometryError, LlsError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.labels import BONES, sided_labels
 from seg_core.mesh import surface
@@ -43,6 +45,8 @@ class OpenedCase:
         Its labels, which can be corrected.
     other : LabelMap or None
         What they are compared with.
+    corrections : Path or None
+        Folder that takes corrected label maps; without it nothing is kept.
 
     Attributes
     ----------
@@ -54,6 +58,7 @@ class OpenedCase:
     volume: Volume
     painting: Painting
     other: LabelMap | None = None
+    corrections: Path | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, init=False)
 
     def __post_init__(self) -> None:
@@ -170,7 +175,8 @@ class OpenedCase:
 
     def recover(self, folder: Path) -> Path | None:
         """Write corrections that nobody has saved, as a page does that is closed; None if there are none."""
-        return self._write(folder, "recovered") if self.painting.unsaved else None
+        with self.lock:
+            return self._write(folder, "recovered") if self.painting.unsaved else None
 
     def _write(self, folder: Path, kind: str) -> Path:
         with self.lock:
@@ -236,11 +242,18 @@ class OpenedCases:
     ----------
     limit : int
         How many stay open; beyond it the one that nobody has looked at for longest is closed, unless it
-        holds corrections that are not saved.
+        holds corrections that are not saved. Who shows a case keeps its key alone, so that its memory is free
+        then.
+
+    Attributes
+    ----------
+    turn : asyncio.Semaphore
+        Held by who reads a case: two at a time, each needs the memory of its scan.
     """
 
     def __init__(self, limit: int = 4) -> None:
         self._limit = limit
+        self.turn = asyncio.Semaphore(2)
         self._cases: OrderedDict[str, OpenedCase] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -265,3 +278,22 @@ class OpenedCases:
         """Forget a case; nothing happens if it is not open."""
         with self._lock:
             self._cases.pop(key, None)
+
+    def leave(self, key: str) -> None:
+        """Close a case whose page has gone, as that of a laptop that sleeps, and keep what was not saved.
+
+        Nothing is kept of a result that was deleted.
+        """
+        case = self.get(key)
+        try:
+            if case is not None and case.corrections is not None and case.corrections.parent.is_dir():
+                case.recover(case.corrections)
+        except (LlsError, OSError):
+            logging.getLogger(__name__).exception("corrections were lost")
+        finally:
+            self.close(key)
+
+    def leave_all(self) -> None:
+        """Close all, when the server ends."""
+        for key in list(self._cases):
+            self.leave(key)

@@ -301,7 +301,7 @@ def brush(
         dy, dx = (b - a) * mm
         length2 = dy * dy + dx * dx
         t = np.clip((y * dy + x * dx) / length2, 0, 1) if length2 > 0 else 0.0
-        near = (y - t * dy) ** 2 + (x - t * dx) ** 2 <= radius_mm**2 + 1e-9
+        near = np.hypot(y - t * dy, x - t * dx) <= radius_mm + 1e-9
         mask[low[0] : high[0], low[1] : high[1]] |= near
     below = np.floor(line + 0.5).astype(np.int64)
     below = below[((below >= 0) & (below < shape)).all(axis=1)]
@@ -369,7 +369,7 @@ def write_correction(labelmap: LabelMap, folder: Path, name: str, kind: str = "c
     labelmap : LabelMap
         Labels on the scan's grid.
     folder : Path
-        Made where it is missing.
+        Made where it is missing, but not the one above it: a result that was deleted does not come back.
     name : str
         What the file's name begins with: ``<name>_desc-corrected_dseg.nii.gz``, then ``corrected2`` ...
     kind : str
@@ -388,7 +388,7 @@ def write_correction(labelmap: LabelMap, folder: Path, name: str, kind: str = "c
     if Path(name).name != name or "\\" in name:
         raise UsageError(f"the name {name!r}", "a plain file name")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise output_error(error, folder) from error
     number = 1

@@ -12,17 +12,24 @@ from seg_core.planes import Plane
 # The page keeps its own slices; the browser's disk is no place for a patient.
 _HEADERS = {"Cache-Control": "no-store"}
 _BYTES = "application/octet-stream"
+CLOSED = "this view has been closed: load the page again"
 
 
-def register(app: FastAPI) -> None:
-    """Add the routes of the viewer, all below ``/viewer/``; called once at start."""
+def register(app: FastAPI) -> OpenedCases:
+    """Add the routes of the viewer, all below ``/viewer/``; called once at start.
+
+    Returns
+    -------
+    OpenedCases
+        What is open; to be left when the server ends.
+    """
     cases = OpenedCases()
     app.state.viewer_cases = cases
 
     def answer(key: str, make: Callable[[OpenedCase], bytes], encoding: str | None = None) -> Response:
         case = cases.get(key)
         if case is None:
-            return Response("this view has been closed: load the page again", 410, _HEADERS)
+            return Response(CLOSED, 410, _HEADERS)
         try:
             data = make(case)
         except LlsError as error:
@@ -41,6 +48,8 @@ def register(app: FastAPI) -> None:
     @app.get("/viewer/{key}/{layer}/{plane}/{level}")
     def labels(key: str, layer: Layer, plane: Plane, level: int) -> Response:
         return answer(key, lambda case: packed(case.labels(layer, plane, level)), "deflate")
+
+    return cases
 
 
 def packed(labels: bytes) -> bytes:

@@ -393,3 +393,14 @@ def test_the_work_goes_on_without_a_reader(scan, tiny_model, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert {f"leg-{n}_report.json" for n in (1, 2)} <= set(listing(out))
+
+
+def test_the_work_ends_where_the_program_that_reads_its_progress_has_gone(scan, tiny_model, tmp_path):
+    command = [sys.executable, "-m", "cli", "segment", scan, "-o", tmp_path / "out", "--model", tiny_model]
+    with subprocess.Popen(
+        [*map(str, command), "--progress", "json"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr.readline().startswith(b"model tiny")
+        process.stderr.close()
+        assert process.wait() == 143
+    assert os.listdir(tmp_path) == []

@@ -1,4 +1,6 @@
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 
@@ -67,11 +69,51 @@ def test_where_scans_lie_is_shown_only_where_it_is_asked_for(desk):
     words = f"/in/Doe^Jane/mr/1 is damaged, {desk.store.root}/a.nii.gz is not"
     assert desk.shown(scan, words) == f"…/mr/1 is damaged, {desk.store.root}/a.nii.gz is not"
     assert desk.shown(data, words) == f"…/1 is damaged, {desk.store.root}/a.nii.gz is not"
+    odd = desk.store.add("segment", "c", {"scan": os.fsdecode(b"/in/J\xe9r\xf4me")})
+    assert desk.shown(odd, "/in/J\\udce9r\\udcf4me is damaged") == "… is damaged"  # as a log has it
     desk.store.set("reveal", True)
     assert desk.shown(scan, words) == desk.shown(data, words) == words
 
 
 def test_a_name_that_is_taken_is_numbered(desk):
     (desk.store.root / "runs" / "a").mkdir()
-    assert desk.free_name("runs", "a").name == "a-2"
-    assert desk.free_name("runs", "b").name == "b"
+    assert desk.store.free_name("runs", "a").name == "a-2"
+    assert desk.store.free_name("runs", "b").name == "b"
+
+
+def test_a_name_that_a_waiting_job_will_take_is_numbered(desk):
+    run = desk.store.free_name("runs", "a")
+    desk.store.add("train", "a", {"run": str(run)})
+    assert not run.exists()
+    assert desk.store.free_name("runs", "a").name == "a-2"
+
+
+def test_each_network_of_a_training_has_its_own_file_and_goes_alone(desk):
+    training = desk.store.add("train", "a", {"run": str(desk.store.root / "runs" / "a")})
+    exports = [desk.worker.export(training) for _ in range(2)]
+    first, second = files = [Path(one.request["model"]) for one in exports]
+    assert [(one.title, one.request["name"]) for one in exports] == [("a", "a"), ("a-2", "a-2")]
+    for file in files:
+        file.write_bytes(b"x")
+    asyncio.run(desk.delete(exports[1]))
+    assert desk.models() == {"default": "bundled with lls", str(first): "a"}
+    again = desk.worker.again(exports[0])  # as after one that failed
+    asyncio.run(desk.delete(exports[0]))
+    assert first.exists()
+    waiting = desk.store.add("segment", "leg", {"scan": "/a", "model": str(first)})
+    asyncio.run(desk.delete(again))
+    assert first.exists()
+    last = desk.store.add("export", "a", {"model": str(first)})
+    desk.store.change(waiting, state="done")
+    asyncio.run(desk.delete(last))
+    assert not first.exists()
+    assert not second.exists()
+
+
+def test_a_uid_is_shown_only_where_it_is_asked_for(desk):
+    scan = desk.store.add("segment", "a", {"scan": "/in", "series": "1.2.34:2"})
+    by_number = desk.store.add("segment", "b", {"scan": "/in", "series": "2"})
+    assert desk.shown(scan, "no series is called '1.2.34:2'") == "no series is called '…:2'"
+    assert desk.shown(by_number, "series 2 of 22") == "series 2 of 22"
+    rows = [{"subject": "a", "scan": "/in"}, {"subject": "b", "scan": "/in", "series": "1.2.34"}]
+    assert desk.shown(desk.store.add("prepare", "c", {"subjects": rows}), "of '1.2.34'") == "of '…'"

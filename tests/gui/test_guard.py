@@ -122,3 +122,12 @@ def test_the_page_may_fetch_from_itself_only_and_stand_in_no_frame():
     assert "frame-ancestors 'none'" in policy
     assert "http" not in policy
     assert headers_of(ask())["cache-control"] == "no-store"
+
+
+def test_who_comes_from_the_file_that_opens_the_browser_is_led_by_a_page():
+    """A strict cookie does not go along with a redirect of another site's, as a file's is."""
+    sent = ask("/train", "token=right-token&data=a", cookie=None, sec_fetch_site="cross-site")
+    assert status(sent) == 200
+    assert headers_of(sent)["refresh"] == "0; url=/train?data=a"
+    assert headers_of(sent)["set-cookie"].startswith("lls-8123=right-cookie;")
+    assert status(ask(query="token=wrong", cookie=None, sec_fetch_site="cross-site")) == 401

@@ -17,6 +17,8 @@ from seg_core.geometry import Geometry, Volume
 from seg_core.nifti import read_labels, read_volume, write_volume
 from trainers.log import read_log
 
+PATIENCE = 60_000  # ms that the page may take; nothing is measured
+
 
 def choose(page, label, option):
     """Choose in a list."""
@@ -202,6 +204,35 @@ def test_files_and_folders_are_dropped_into_the_page(page, tab, data, store, tmp
     assert found.wrong == []
 
 
+def test_a_drop_that_fails_ends_at_its_first_error_and_leaves_nothing(page, tab, store, tmp_path):
+    for n in range(30):
+        (tmp_path / f"IM{n:02d}").write_bytes(b"x" * 1000)
+    found, before = tab(page), set((store / "uploads").iterdir())
+    found.route("**/drop/*name=IM03", lambda route: route.fulfill(status=413, body="no room for it"))
+    with found.expect_file_chooser() as chooser:
+        found.get_by_role("button", name="Choose files").click()
+    chooser.value.set_files(sorted(tmp_path.iterdir()))
+    found.get_by_text("no room for it").wait_for()
+    found.get_by_role("button", name="Choose files").wait_for()  # it takes another
+    found.wait_for_function("document.querySelectorAll('.q-notification').length === 1")
+    assert len([url for url in found.asked if "name=IM" in url]) < 30
+    for _ in range(PATIENCE // 100):  # what was copied is removed
+        if set((store / "uploads").iterdir()) == before:
+            break
+        found.wait_for_timeout(100)
+    assert set((store / "uploads").iterdir()) == before
+
+    found.evaluate("""() => {
+        const input = document.querySelectorAll('.dropzone input')[0], files = new DataTransfer();
+        for (let n = 0; n <= 20000; n++) files.items.add(new File(['x'], `IM${n}`));
+        input.files = files.files;
+        input.dispatchEvent(new Event('change'));
+    }""")
+    found.get_by_text("That is more than this page takes").wait_for()
+    assert set((store / "uploads").iterdir()) == before
+    assert found.wrong == []
+
+
 def test_of_a_series_in_time_one_volume_is_chosen(page, tab, data, shots):
     found = tab(page)
     open_scan(found, data / "in-time")
@@ -251,6 +282,14 @@ def test_who_has_no_token_gets_nothing_and_nobody_sends_gigabytes(page, tab):
     assert status("/drop", **small) == 403
     assert status("/drop", **small, Origin="http://evil.example") == 403
     assert status("/job/1/file/..%2f..%2f..%2fjobs.db", Cookie=cookies) == 404
+
+
+def test_a_file_that_leads_to_the_address_opens_the_page(page, tab, tmp_path):
+    door = tmp_path / "door.html"
+    door.write_text(f'<meta http-equiv="refresh" content="0; url={page}">')
+    found = tab(door.as_uri())
+    found.get_by_role("heading", name="Segment a scan").wait_for()
+    assert "token" not in found.url
 
 
 def test_names_of_patients_are_shown_only_when_asked_for(page, tab, data, shots):

@@ -1,5 +1,7 @@
 import asyncio
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("nicegui", reason="the extra gui is not installed")
 
-from gui.places import Places, RefusedError, Uploads, plain_name
+from gui.places import Places, RefusedError, Uploads, plain_name, readable
 from seg_core.errors import ScanError, UsageError
 
 
@@ -161,3 +163,15 @@ def test_a_plain_name_is_one_that_every_system_takes(name):
     assert set(plain) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
     assert not plain.startswith(".")
     assert plain_name(plain) == plain
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_utf_8_can_be_shown_and_opened(places, tree):
+    folder = Path(os.fsdecode(os.fsencode(tree / "one") + b"/J\xe9r\xf4me"))
+    folder.mkdir()
+    entry = next(entry for entry in places.listing(tree / "one") if entry.path == folder)
+    assert entry.name == "J\ufffdr\ufffdme"
+    assert places.find(entry.path) == folder.resolve()
+    assert places.listing(entry.path) == []
+    assert readable(folder) == f"{tree}/one/J\ufffdr\ufffdme"
+    assert readable("wörtlich") == "wörtlich"

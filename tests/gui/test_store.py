@@ -1,5 +1,7 @@
+import sqlite3
 import stat
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -83,3 +85,26 @@ def test_a_file_in_its_place_is_said(tmp_path):
     (tmp_path / "store").write_text("x")
     with pytest.raises(OutputError, match="cannot be made"):
         Store(tmp_path / "store")
+
+
+def test_a_number_is_never_given_again(store):
+    job = store.add("segment", "a", {})
+    store.remove(job)
+    assert store.add("segment", "b", {}).id > job.id
+
+
+def test_a_store_of_an_earlier_version_counts_on_too(tmp_path):
+    store = Store(tmp_path)
+    kept, removed = store.add("segment", "ä", {"scan": "/a"}), store.add("train", "b", {}, parent=1)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as database:
+        (made,) = database.execute("SELECT sql FROM sqlite_master WHERE name = 'job'").fetchone()
+        database.execute("ALTER TABLE job RENAME TO later")
+        database.execute(made.replace(" AUTOINCREMENT", ""))
+        database.execute("INSERT INTO job SELECT * FROM later")
+        database.execute("DROP TABLE later")
+    store = Store(tmp_path)
+    assert store.jobs() == [removed, kept]
+    store.remove(removed)
+    assert store.add("segment", "c", {}).id > removed.id
+    store.close()

@@ -76,6 +76,9 @@ def test_errors_in_sentences():
         (42, "40 s left"),
         (150, "2 min left"),
         (7500, "2 h 05 min left"),
+        (57, "1 min left"),
+        (3590, "1 h 00 min left"),
+        (7190, "2 h 00 min left"),
     ],
 )
 def test_time_left_in_words(seconds, said):

@@ -2,12 +2,16 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 
 import pytest
 
-pytest.importorskip("peewee", reason="the extra gui is not installed")
+pytest.importorskip("nicegui", reason="the extra gui is not installed")
 
+from gui.desk import Desk
+from gui.places import Places, Uploads
+from gui.progress import Progress
 from gui.store import Store
 from gui.worker import LOG, Worker
 from seg_core.nifti import write_volume
@@ -136,3 +140,65 @@ def test_cancelled_killed_and_closed_jobs_leave_nothing_and_can_run_again(store,
     drive(store, script)
     assert not list(store.root.rglob("*.partial"))
     assert not list(store.root.rglob("tmp"))
+
+
+def test_a_process_that_cannot_be_listened_to_is_ended(store, scan, monkeypatch):
+    processes = []
+
+    async def script(worker):
+        def damaged(progress, line):
+            processes.extend(running.process for running in worker.running.values())
+            raise KeyError("done")
+
+        monkeypatch.setattr(Progress, "feed", damaged)
+        job = worker.submit("segment", "leg", request(scan, "default"))
+        await until(lambda: store.get(job.id).is_over)
+        assert store.get(job.id).state == "failed"
+        assert "KeyError" in store.get(job.id).message
+
+    drive(store, script)
+    assert [process.returncode is None for process in processes] == [False]
+
+
+def test_a_job_is_deleted_with_what_looks_at_its_result_and_the_queue_goes_on(store, scan, monkeypatch):
+    slow = ["segment", str(scan), "-o", "{}/result", "--device=cpu", "--progress=json"]
+    monkeypatch.setattr("gui.requests.arguments", lambda job, folder: [part.format(folder) for part in slow])
+
+    async def script(worker):
+        desk = Desk(store, worker, Places([scan.parent]), Uploads(store.root / "uploads"))
+        result = store.add("segment", "leg", {})
+        store.change(result, state="done")
+        child, _ = (worker.submit("evaluate", name, {}, parent=result.id) for name in "ab")
+        await until(lambda: child.id in worker.running and worker.running[child.id].process is not None)
+        process = worker.running[child.id].process
+        await desk.delete(result)
+        assert process.returncode is not None
+        assert store.jobs() == []
+        assert not store.folder(child).exists()
+        slow[1] = "/not/there.nii"
+        later = worker.submit("evaluate", "later", {})
+        await until(lambda: store.get(later.id).is_over)
+        assert store.get(later.id).state == "failed"
+
+    drive(store, script)
+
+
+def test_a_store_that_cannot_be_written_does_not_end_the_queue(store, monkeypatch):
+    change, full = store.change, {"once": ["running"], "twice": ["running", "failed"]}
+
+    def changed(job, **fields):
+        if full[job.title][:1] == [fields["state"]]:
+            raise sqlite3.OperationalError(f"{full[job.title].pop(0)}: database or disk is full")
+        return change(job, **fields)
+
+    monkeypatch.setattr(store, "change", changed)
+    monkeypatch.setattr("gui.worker._PAUSE", 0.01)
+
+    async def script(worker):
+        once, twice = (worker.submit("segment", name, request("/not/there.nii", "default")) for name in full)
+        await until(lambda: store.get(twice.id).is_over)
+        assert "disk is full" in store.get(once.id).message  # it is said
+        assert "not there" in store.get(twice.id).message  # it was tried again
+
+    drive(store, script)
+    assert full == {"once": [], "twice": []}

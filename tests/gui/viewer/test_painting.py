@@ -4,7 +4,7 @@ from itertools import pairwise, permutations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -66,6 +66,7 @@ COORDINATE = st.floats(-4, 16, width=16)
     radius=st.sampled_from([0.0, 0.4, 1.0, 2.7, 6.0]),
     mm=st.sampled_from([(1.0, 1.0), (3.0, 0.9), (0.7, 2.0)]),
 )
+@example([(0.0, 2.0), (1e-5, 0.0)], 0.0, (1.0, 1.0))  # beside a pixel, if only just
 def test_brush_covers_what_lies_within_its_radius(points, radius, mm):
     np.testing.assert_array_equal(
         brush((9, 12), points, radius, mm), covered_slowly((9, 12), points, radius, mm)
@@ -297,3 +298,9 @@ def test_strokes_outside_the_scan_or_its_table_are_refused(wrong):
     with pytest.raises(UsageError):
         painting.apply(Stroke.from_message(GOOD | wrong))
     assert not painting.unsaved
+
+
+def test_a_correction_does_not_bring_a_deleted_result_back(tmp_path):
+    with pytest.raises(OutputError, match="corrections"):
+        write_correction(labelmap(grid()), tmp_path / "deleted" / "corrections", "leg")
+    assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,17 @@
 """What the browser gets of an open case."""
 
+import asyncio
 import dataclasses
+import gc
+import weakref
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from gui.viewer.case import Case
 from gui.viewer.opened import OpenedCase, OpenedCases, open_case, pack
 from gui.viewer.painting import Painting
 from seg_core.colours import bone_colours
@@ -17,6 +23,7 @@ from seg_core.nifti import read_labels, write_labels
 from seg_core.planes import PLANES, Planes
 from seg_core.ply import write_ply
 
+STROKE = {"kind": "stroke", "plane": "axial", "level": 1, "points": [[1, 1]], "radius_mm": 2, "value": 1}
 GRID = Geometry((4, 5, 6), np.array([[0, -2.0, 0, 9], [1, 0, 0, 3], [0, 0, -3, 20], [0, 0, 0, 1]]))
 
 
@@ -179,3 +186,58 @@ def test_labels_are_sent_as_they_are_while_they_change():
     assert len(before) == len(after) == 4 * 6
     assert sorted(set(after)) == [0, 7]
     assert len(zlib.compress(after, 1)) < len(after) + 12
+
+
+def test_what_is_not_saved_is_kept_when_a_page_goes_or_the_server_ends_but_not_of_a_deleted_result(tmp_path):
+    names, cases = ("a", "b", "deleted", "clean"), OpenedCases()
+    folders = [tmp_path / name / "corrections" for name in names]
+    for folder in folders:
+        folder.parent.mkdir()
+        case = opened(np.zeros((4, 5, 6), np.uint8), Case("leg", tmp_path))
+        case.corrections = folder
+        key = cases.add(case)
+        if folder.parent.name != "clean":
+            case.edit(STROKE)
+        if folder.parent.name == "a":
+            cases.leave(key)
+            assert cases.get(key) is None
+    folders[2].parent.rmdir()
+    cases.leave_all()
+    found = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.nii.gz")]
+    assert sorted(found) == [f"{name}/corrections/leg_desc-recovered_dseg.nii.gz" for name in "ab"]
+    assert not folders[2].parent.exists()
+    cases.leave(key)  # once more, as when the server ends meanwhile
+
+
+def test_a_case_whose_corrections_cannot_be_written_keeps_no_other_from_it(tmp_path, caplog):
+    cases = OpenedCases()
+    for name in ("../a", "b"):
+        case = opened(np.zeros((4, 5, 6), np.uint8), Case(name, tmp_path))
+        case.corrections = tmp_path / "corrections"
+        cases.add(case)
+        case.edit(STROKE)
+    cases.leave_all()
+    assert [path.name for path in tmp_path.rglob("*.nii.gz")] == ["b_desc-recovered_dseg.nii.gz"]
+    assert "corrections were lost" in caplog.text
+
+
+def test_a_case_that_was_closed_takes_no_memory_and_says_so():
+    pytest.importorskip("nicegui")
+    from nicegui import Client
+    from nicegui.page import page
+
+    from gui.viewer.element import Viewer
+
+    cases, told = OpenedCases(limit=1), []
+    case = opened(np.zeros((4, 5, 6), np.uint8), Case("leg", Path()))
+    with Client(page("/viewer-that-was-closed")):
+        viewer = Viewer(cases, cases.add(case), case.facts(), editable=True)
+    viewer.run_method = lambda name, status: told.append(status["message"])
+    memory = weakref.ref(case)
+    del case
+    assert memory() is not None
+    cases.add(opened(np.zeros((4, 5, 6), np.uint8)))
+    gc.collect()
+    assert memory() is None
+    asyncio.run(viewer._edit(SimpleNamespace(args=STROKE)))
+    assert told == ["this view has been closed: load the page again"]

@@ -1,0 +1,184 @@
+"""The forms, built without a browser: what they ask for."""
+
+import asyncio
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("nicegui", reason="the extra gui is not installed")
+
+from nicegui import Client, ui
+from nicegui.page import page
+
+from gui import parts
+from gui.desk import Desk
+from gui.pages import jobs, prepare, segment, train
+from gui.pages.prepare import PrepareForm, Subject
+from gui.places import Places, Uploads
+from gui.store import Store
+from gui.worker import Worker
+from seg_core.model_spec import Grid, Normalisation
+from seg_core.scan import Inspection
+from trainers.dataset import Dataset, write_index
+
+
+@pytest.fixture
+def desk(tmp_path):
+    store = Store(tmp_path / "store")
+    yield Desk(store, Worker(store), Places([tmp_path]), Uploads(store.root / "uploads"))
+    store.close()
+
+
+@pytest.fixture(autouse=True)
+def client():
+    """A page that forms are built into."""
+    with Client(page("/forms")) as found:
+        yield found
+
+
+def texts(client):
+    return [element.text for element in client.elements.values() if isinstance(element, ui.label)]
+
+
+def dataset(desk, name, grid, tolerance=50):
+    folder = desk.store.root / "datasets" / name
+    folder.mkdir()
+    write_index(Dataset(folder, ("tibia",), True, grid, Normalisation("percentile", 1, 99.5), tolerance))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("grid", "tolerance", "asked"),
+    [
+        (Grid("size", (400, 400), multiple=16), 7, {"size": 400, "pixel_mm": None, "tolerance": 7}),
+        (Grid("size", (320, 320)), 50, {"size": 320, "pixel_mm": None, "tolerance": 50}),
+        (Grid("spacing", spacing_mm=(1.875, 1.875), multiple=64), 50,
+         {"size": None, "pixel_mm": 1.875, "tolerance": 50}),
+    ],
+)  # fmt: skip
+def test_a_dataset_that_is_added_to_keeps_its_grid(desk, grid, tolerance, asked):
+    path = dataset(desk, "mine", grid, tolerance)
+    form = PrepareForm(desk)
+    form.dataset.set_value(path)
+    assert not any(setting.enabled for setting in (form.size, form.pixel, form.tolerance))
+    form._send()
+    (job,) = desk.store.jobs("prepare")
+    assert {name: job.request[name] for name in asked} == asked
+    assert job.request["dataset"] == path
+    form.dataset.set_value("")
+    assert form.size.enabled
+    assert (form.size.value, form.pixel.value, form.tolerance.value) == (256, None, 50)
+
+
+def test_a_dataset_that_cannot_be_read_is_not_added_to(desk, monkeypatch):
+    folder = desk.store.root / "datasets" / "damaged"
+    folder.mkdir()
+    (folder / "dataset.json").write_text("{}")
+    said = []
+    monkeypatch.setattr(parts, "complain", said.append)
+    form = PrepareForm(desk)
+    form.dataset.set_value(str(folder))
+    assert form.dataset.value == ""
+    assert len(said) == 1
+
+
+def test_rows_stay_until_they_are_prepared_and_none_that_was_sent_is_lost(desk):
+    form, other = PrepareForm(desk), PrepareForm(desk)
+    form.add(Subject("a", "/scan", own={"right_tibia": "/mask"}))
+    other.add(Subject("b", "/other", hip_slice=3, by_hand=True))
+    assert sorted(subject.name for subject in PrepareForm(desk).subjects) == ["a", "b"]
+    form.subjects[0].name = "c"
+    form.remember()
+    again = PrepareForm(desk)
+    assert again.subjects == [form.subjects[0], other.subjects[0]]
+    form._send()
+    assert [subject.name for subject in PrepareForm(desk).subjects] == ["b"]
+    (job,) = desk.store.jobs("prepare")
+    assert [row["subject"] for row in job.request["subjects"]] == ["c"]
+
+
+def test_a_second_click_asks_for_nothing(desk, client, monkeypatch):
+    monkeypatch.setattr(prepare, "check_subject", lambda desk, subject: [])
+
+    async def at_once(function, *rest):
+        return function(*rest)
+
+    monkeypatch.setattr("nicegui.run.io_bound", at_once)
+    form = PrepareForm(desk)
+    form.add(Subject("a", "/scan", "/labels"))
+
+    async def submit():
+        with client:
+            await form.submit()
+
+    asyncio.run(submit())
+    assert form.start.is_ignoring_events
+    path = dataset(desk, "mine", Grid())
+    monkeypatch.setattr(train, "dataset_subjects", lambda folder: ["a", "b"])
+    training = train.TrainForm(desk, path)
+    training.submit()
+    assert training.start.is_ignoring_events
+    assert [job.kind for job in desk.store.jobs()] == ["train", "prepare"]
+    for _ in range(2):
+        jobs.training._export(desk, desk.store.jobs("train")[0])
+    assert [job.title for job in desk.store.jobs("export")] == ["network"]
+
+
+def test_what_was_painted_on_one_series_is_taught_with_it(desk, tmp_path):
+    job = desk.store.add("segment", "leg", {"scan": "/dicom", "name": "leg", "series": "1.2.3"})
+    result = SimpleNamespace(desk=desk, job=job, name="leg")
+    jobs.SegmentResult._teach(result, tmp_path / "corrected.nii.gz")
+    (subject,) = PrepareForm(desk).subjects
+    assert subject.as_row() == {
+        "subject": f"leg-{job.id}", "scan": "/dicom", "side": "auto", "series": "1.2.3",
+        "labels": str(tmp_path / "corrected.nii.gz"),
+    }  # fmt: skip
+
+
+def test_a_network_that_is_not_there_is_said(desk, client):
+    (desk.store.root / "models" / "mine.onnx").write_bytes(b"x")
+    mine = str(desk.store.root / "models" / "mine.onnx")
+    assert segment.SegmentForm(desk, mine).model == mine
+    assert segment.SegmentForm(desk, "").model == "default"
+    assert "That network is no longer there" not in texts(client)
+    assert segment.SegmentForm(desk, mine.replace("mine", "gone")).model == "default"
+    assert "That network is no longer there" in texts(client)
+
+
+ENTRIES = [
+    {"number": 1, "uid": "1.2", "description": "water", "orientation": "LPS", "shape": [4, 4, 30]},
+    {"number": 2, "uid": "1.3", "description": "", "orientation": "LSP", "shape": [4, 20, 4], "volumes": 2},
+    {"number": 3, "uid": "1.4", "description": "first echo", "problem": "a gap", "shape": [4, 4, 9]},
+    {"number": 4, "uid": "1.4", "description": "second echo", "orientation": "LPS", "shape": [4, 4, 9]},
+]
+
+
+def test_a_series_is_asked_for_by_its_uid_and_the_hip_slice_is_one_of_its(desk):
+    form = segment.SegmentForm(desk, "")
+    with form.found:
+        form._show(Inspection("dicom", tuple(ENTRIES), 1, "", None, 0), {}, {})
+    choices = [e for e in form.found.descendants() if e.props.get("role") == "radio"]
+    assert form._series() == "1.2"
+    assert form.hip.label == "Slice where the hip begins (0 to 29)"
+    seen = []
+    for choice in choices[1:]:
+        (click,) = choice._event_listeners.values()
+        click.handler()
+        seen.append((form._series(), form.hip.label.removeprefix("Slice where the hip begins")))
+    assert seen == [("1.3:1", " (0 to 19)"), ("3", ""), ("4", " (0 to 8)")]
+
+
+def test_of_a_preparation_that_was_cut_short_finished_subjects_are_kept(desk, client):
+    job = desk.store.add("prepare", "legs", {"subjects": [], "dataset": dataset(desk, "legs", Grid())})
+    jobs._failed(desk, dataclasses.replace(job, state="cut short"))
+    assert "This was cut short; finished subjects are kept" in texts(client)
+
+
+def test_what_is_no_utf_8_is_shown_all_the_same(client):
+    odd = "J\udce9r\udcf4me"
+    parts.text(odd)
+    parts.chip(odd)
+    parts.banner("bad", "One", [odd])
+    parts.banner("bad", "Two", [odd, odd])
+    assert texts(client).count("J\ufffdr\ufffdme") == 5
