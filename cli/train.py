@@ -223,6 +223,7 @@ def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tu
     from seg_core.errors import UsageError
     from trainers.crossval import check_apart
     from trainers.loop import Source
+    from trainers.slices import check_slices
 
     if (validation is None) == (not chosen):
         raise UsageError("no slices to choose by, or two kinds", "--validation or --validation-subject")
@@ -234,8 +235,11 @@ def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tu
                 "name some of its subjects with --validation-subject",
             )
         sources = Source(data), Source(validation)
-        check_apart(*sources)
-        return sources
-    everyone = [subject.name for subject in Source(data).open().index.subjects]
-    rest = tuple(name for name in everyone if name not in chosen)
-    return Source(data, rest), Source(data, chosen)
+    else:
+        everyone = [subject.name for subject in Source(data).open().index.subjects]
+        rest = tuple(name for name in everyone if name not in chosen)
+        sources = Source(data, rest), Source(data, chosen)
+    for source in sources:
+        check_slices(source.folder)
+    check_apart(*sources)
+    return sources

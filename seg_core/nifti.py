@@ -20,6 +20,7 @@ import numpy.typing as npt
 from seg_core.checks import refuse_values
 from seg_core.errors import GeometryError, MemoryLimitError, ScanError, UsageError
 from seg_core.geometry import FloatArray, Geometry, LabelMap, Volume
+from seg_core.labels import IGNORED
 from seg_core.output import output_error
 
 _UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # codes other than millimetres, 2
@@ -213,7 +214,13 @@ def write_label_table(path: Path, labels: Mapping[int, str]) -> None:
 
 
 def read_label_table(path: Path) -> dict[int, str]:
-    """Read what :func:`write_label_table` wrote.
+    """Read what :func:`write_label_table` wrote, or another program.
+
+    Returns
+    -------
+    dict
+        Value -> name of the values 1 to 254: 0 is background and 255 what nobody labelled, whatever their
+        names, and label maps hold no greater ones.
 
     Raises
     ------
@@ -222,7 +229,7 @@ def read_label_table(path: Path) -> dict[int, str]:
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))["LabelMap"]
-        return {int(value): str(name) for value, name in table.items()}
+        return {int(value): str(name) for value, name in table.items() if 0 < int(value) < IGNORED}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ScanError(f"{path.name} is no label table", '{"LabelMap": {"1": "name", ...}}') from error
 

@@ -27,6 +27,7 @@ from trainers.config import IGNORED, TrainConfig
 from trainers.dataset import open_dataset
 from trainers.loop import MakeEngine, Source, Tick, train
 from trainers.scores import score_subject, scores_from_json, scores_to_json, write_results
+from trainers.slices import check_slices
 from trainers.start import lineage, run_of
 
 LOG = logging.getLogger(__name__)
@@ -214,13 +215,12 @@ def check_apart(teaching: Source, choosing: Source) -> None:
 
 def _met(there: Path, taught: Sequence[str], here: Path) -> set[str]:
     """Return who, by their scans, are those of the data in another folder who taught a network."""
-    if there == here.resolve():
-        return set(taught)
+    same = there == here.resolve()
     theirs, ours = (_scans(folder) for folder in (there, here))
-    if not theirs or not ours:
+    if not same and (not theirs or not ours):
         LOG.warning("whether those whom the data in %s taught are held out here is not known", there)
     known = {theirs[name] for name in taught if name in theirs}
-    return {name for name, scan in ours.items() if scan in known}
+    return {name for name, scan in ours.items() if scan in known} | (set(taught) if same else set())
 
 
 def _scans(cache: Path) -> dict[str, str]:
@@ -266,12 +266,14 @@ def cross_validate(
     Raises
     ------
     UsageError
-        If there are too few subjects or one without a label, or ``output`` holds another cross-validation.
+        If there are too few subjects or one without a label, the slices are not those of the dataset's
+        subjects, or ``output`` holds another cross-validation.
     LeakError
         If two subjects share a slice, or a network to begin with has seen one of them.
     OutputError
         If the results cannot be written.
     """
+    check_slices(data)
     cache = Source(data).open()
     names = [subject.name for subject in cache.index.subjects]
     plan = plan_folds(names, folds)

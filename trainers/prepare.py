@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seg_core.errors import LlsError, OutputError, UsageError
+from seg_core.errors import LlsError, OutputError, ScanError, UsageError
 from seg_core.files import files_below
 from seg_core.geometry import Geometry, LabelMap, Volume
+from seg_core.labels import SIDES
 from seg_core.limb_range import range_from_hip
 from seg_core.model_spec import Grid, ModelSpec, Normalisation
 from seg_core.nifti import read_labels, write_label_table, write_labels, write_volume
@@ -29,7 +30,7 @@ from trainers.masks import Labelled, MaskOptions, keep_region, label_subject
 from trainers.midline import find_midline, ignore_beyond, labelled_half
 from trainers.quality import examine, write_page
 from trainers.slices import Progress, write_slices
-from trainers.subjects import Classes, SubjectInput, choose_classes
+from trainers.subjects import NAME_THEM, Classes, SubjectInput, choose_classes, structure_names
 
 VERSION = 2
 """Of this preparation: another one makes every subject anew."""
@@ -148,8 +149,9 @@ def prepare(
         If the folder holds something else, or cannot be written.
     """
     old = _earlier(folder)
-    bad = {n: Outcome(n, "failed", error=e) for n, e in inputs.items() if isinstance(e, LlsError)}
-    good = {name: found for name, found in inputs.items() if isinstance(found, SubjectInput)}
+    checked = {name: _named(found, config) for name, found in inputs.items()}
+    bad = {n: Outcome(n, "failed", error=e) for n, e in checked.items() if isinstance(e, LlsError)}
+    good = {name: found for name, found in checked.items() if isinstance(found, SubjectInput)}
     if not good:
         return Prepared(old, tuple(bad.values()), 0)
     classes = _classes(good, old, config)
@@ -167,15 +169,18 @@ def prepare(
             outcomes[outcome.name] = outcome
             if outcome.subject is not None:
                 records[outcome.name] = outcome.subject
-                dataset = replace(dataset, subjects=tuple(records[n] for n in order if n in records))
-                write_index(dataset)
+                write_index(replace(dataset, subjects=tuple(records[n] for n in order if n in records)))
+    dataset = replace(dataset, subjects=tuple(records[n] for n in order if n in records))
     slices = write_slices(dataset, progress).slices if dataset.subjects else 0
     return Prepared(dataset, tuple((outcomes | bad)[name] for name in inputs), slices)
 
 
 @contextmanager
 def _kept_if_filled(folder: Path) -> Iterator[None]:
-    """Make the folder; an index without subjects does not stay."""
+    """Make the folder; an index without subjects does not stay alone.
+
+    Beside subjects that an interruption has left it stays, for without it the folder would be refused.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -183,7 +188,8 @@ def _kept_if_filled(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_dataset(folder) and not open_dataset(folder).subjects:
+        alone = [entry.name for entry in folder.iterdir()] == [INDEX]
+        if alone and not open_dataset(folder).subjects:
             (folder / INDEX).unlink()
             with suppress(OSError):
                 folder.rmdir()
@@ -196,6 +202,20 @@ def _earlier(folder: Path) -> Dataset:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} holds something else", "a dataset, or a new folder", "choose another")
     return Dataset(folder, (), False, Grid(), Normalisation())
+
+
+def _named(subject: SubjectInput | LlsError, config: PrepareConfig) -> SubjectInput | LlsError:
+    """Return a subject whose label map has names, or what is wrong with it."""
+    if isinstance(subject, LlsError):
+        return subject
+    try:
+        if not structure_names(subject, config.classes or {}):
+            raise UsageError(
+                f"no names of the values in {subject.name}'s labels", "a table of names", NAME_THEM
+            )
+    except LlsError as error:
+        return error
+    return subject
 
 
 def _classes(good: Mapping[str, SubjectInput], old: Dataset, config: PrepareConfig) -> Classes:
@@ -295,7 +315,7 @@ class _Job:
         self.step()
         self._check(scan.volume.geometry, hip)
         labelled = label_subject(subject, scan.volume.geometry, self.classes, self.config.masks)
-        notes = [*scan.warnings, *labelled.notes]
+        notes = [*scan.warnings, *labelled.notes, *_of_one_side(labelled)]
         if subject.region is not None:
             keep_region(labelled.labels.array, read_labels(subject.region, {}), scan.volume.geometry)
         if labelled.side == "both" and (subject.side or self.config.masks.side) == "auto":
@@ -371,6 +391,19 @@ class _Job:
         return "made background" if self.config.masks.overlap == "background" else "given to the first"
 
 
+def _of_one_side(labelled: Labelled) -> list[str]:
+    """Name the structures of which only one side is labelled where others have both."""
+    names = [split_name(name) for name in labelled.labels.labels.values()]
+    sides = {name: {side for other, side in names if other == name} for name, _ in names}
+    if labelled.side != "both" or not set(SIDES) <= set().union(*sides.values()):
+        return []
+    return [
+        f"{name} is labelled on the {side} alone, but taught on both sides: give --labelled-side, or a region"
+        for name, (side, *other) in sides.items()
+        if not other and side in SIDES
+    ]
+
+
 def _facts(scan: Scan) -> dict[str, Any]:
     """Return how a scan was read, without words that somebody typed at the scanner."""
     return {"kind": scan.kind} | {key: scan.series[key] for key in _FACTS if key in scan.series}
@@ -382,8 +415,11 @@ def hash_of(path: Path) -> str:
         files = sorted(file for file in files_below(path) if file.is_file())
         listed = [(file.relative_to(path).as_posix(), hash_of(file)) for file in files]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ScanError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.errors import UsageError
 from seg_core.geometry import LabelMap
 from seg_core.intensity import intensity_window
 from seg_core.limb_range import range_from_hip
@@ -14,7 +16,7 @@ from seg_core.prepare import SlicePlan, crop, plan_slices, prepare
 from seg_core.resize import resize_bilinear
 from trainers.cache import CacheIndex, SliceCacheWriter, encode, read_index
 from trainers.config import IGNORED
-from trainers.dataset import Dataset, DatasetSubject
+from trainers.dataset import Dataset, DatasetSubject, is_dataset, open_dataset
 
 SLAB = 16
 Uint8Array = npt.NDArray[np.uint8]
@@ -44,25 +46,54 @@ def write_slices(dataset: Dataset, progress: Progress = lambda step, done, total
         If it cannot be written.
     """
     plans = [plan_slices(subject.geometry, dataset.spec) for subject in dataset.subjects]
-    shape = (max(plan.grid[0] for plan in plans), max(plan.grid[1] for plan in plans))
-    index = CacheIndex(
-        shape,
-        dataset.classes,
-        meta={"spec": json.loads(dataset.spec.to_json()), "tolerance": dataset.tolerance},
-    )
-    wanted = [(subject.name, subject.key, subject.hip_slice) for subject in dataset.subjects]
-    if (dataset.cache / "index.json").is_file():
-        there = read_index(dataset.cache)
-        held = [(s.name, s.extra["key"], s.extra["hip_slice"]) for s in there.subjects]
-        same = (there.shape, there.classes, there.meta) == (index.shape, index.classes, index.meta)
-        if not same or wanted[: len(held)] != held:
-            (dataset.cache / "index.json").unlink()  # first: without it the rest is nothing
-            shutil.rmtree(dataset.cache)
+    index = _empty_index(dataset, plans)
+    if (dataset.cache / "index.json").is_file() and not _held(dataset, index):
+        (dataset.cache / "index.json").unlink()  # first: without it the rest is nothing
+        shutil.rmtree(dataset.cache)
     with SliceCacheWriter(dataset.cache, index) as writer:
-        for number in range(len(writer.index.subjects), len(wanted)):
-            progress("slices", number, len(wanted))
+        for number in range(len(writer.index.subjects), len(plans)):
+            progress("slices", number, len(plans))
             _append(writer, dataset, dataset.subjects[number], plans[number])
         return writer.index
+
+
+def check_slices(folder: Path) -> None:
+    """Refuse slices that are not those of a dataset's subjects as they are now; other folders pass.
+
+    Raises
+    ------
+    UsageError
+        If so.
+    ScanError
+        If the dataset or its slices cannot be read.
+    """
+    if not is_dataset(folder):
+        return
+    dataset = open_dataset(folder)
+    plans = [plan_slices(subject.geometry, dataset.spec) for subject in dataset.subjects]
+    there = dataset.cache / "index.json"
+    if not plans or not there.is_file() or len(_held(dataset, _empty_index(dataset, plans))) < len(plans):
+        raise UsageError(
+            f"slices in {folder} that are not those of all its subjects as they are now",
+            "a dataset that lls prepare has brought to its end",
+            "call lls prepare again with the same subjects, or wait until it has ended",
+        )
+
+
+def _empty_index(dataset: Dataset, plans: Sequence[SlicePlan]) -> CacheIndex:
+    """Return what the cache of a dataset says of its slices, before there are any."""
+    shape = (max(plan.grid[0] for plan in plans), max(plan.grid[1] for plan in plans))
+    spec = json.loads(dataset.spec.to_json())
+    return CacheIndex(shape, dataset.classes, meta={"spec": spec, "tolerance": dataset.tolerance})
+
+
+def _held(dataset: Dataset, index: CacheIndex) -> list[str]:
+    """Return which of a dataset's first subjects its cache holds as they are now; none if one is another."""
+    there = read_index(dataset.cache)
+    held = [(s.name, s.extra["key"], s.extra["hip_slice"]) for s in there.subjects]
+    wanted = [(subject.name, subject.key, subject.hip_slice) for subject in dataset.subjects]
+    same = (there.shape, there.classes, there.meta) == (index.shape, index.classes, index.meta)
+    return [name for name, *_ in held] if same and wanted[: len(held)] == held else []
 
 
 def _append(writer: SliceCacheWriter, dataset: Dataset, subject: DatasetSubject, plan: SlicePlan) -> None:

@@ -256,7 +256,7 @@ def _from_row(row: Mapping[str, Any], base: Path) -> tuple[str, SubjectInput | L
     name = str(given.get("subject", ""))
     try:
         labels = base / str(given["labels"]) if "labels" in given else None
-        structures = {structure_name(k): base / str(v) for k, v in given.items() if k not in _COLUMNS}
+        structures = _columns({k: base / str(v) for k, v in given.items() if k not in _COLUMNS})
         if labels is not None and labels.is_dir():
             structures = structures_in(labels) | structures
         return name, _checked(
@@ -275,6 +275,14 @@ def _from_row(row: Mapping[str, Any], base: Path) -> tuple[str, SubjectInput | L
         return name, error
     except ValueError:
         return name, UsageError(f"hip_slice {given['hip_slice']!r} of {name}", "a whole number")
+
+
+def _columns(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return name -> path of a row's structures."""
+    known = structure_names_of(files)
+    if len(set(known.values())) < len(known):
+        raise UsageError(f"columns {', '.join(known)}", "a column a structure")
+    return {known[text]: path for text, path in files.items()}
 
 
 def read_classes(text: str) -> dict[int, str]:

@@ -294,6 +294,9 @@ def test_label_table(tmp_path):
     text = (tmp_path / "a.json").read_text()
     assert text.index('"9": "a"') < text.index('"10": "b"')
     assert read_label_table(tmp_path / "a.json") == {9: "a", 10: "b"}
+    other = {"0": "background", "1": "a", "254": "b", "255": "ignore", "300": "c", "-1": "d"}
+    (tmp_path / "b.json").write_text(json.dumps({"LabelMap": other}))
+    assert read_label_table(tmp_path / "b.json") == {1: "a", 254: "b"}
     colours = {int(value): colour for value, colour in json.loads(text)["Colors"].items()}
     assert colours == {v: "#" + bytes(c).hex() for v, c in bone_colours({9: "a", 10: "b"}).items()}
     for bad in ("no json", "[]", '{"LabelMap": {"x": "a"}}', '{"LabelMap": 3}'):

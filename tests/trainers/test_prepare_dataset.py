@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import wait
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +16,13 @@ from seg_core.ply import write_ply
 from trainers.augment import AUGMENTATIONS
 from trainers.cache import SliceCache
 from trainers.config import IGNORED, TrainConfig
-from trainers.crossval import LeakError, check_apart, check_start
+from trainers.crossval import LeakError, check_apart, check_start, cross_validate
 from trainers.dataset import open_dataset
 from trainers.dicom_writer import SeriesInfo, write_series
 from trainers.loop import Source, train
 from trainers.masks import MaskOptions
-from trainers.prepare import PrepareConfig, prepare
+from trainers.prepare import PrepareConfig, hash_of, prepare
+from trainers.slices import check_slices
 from trainers.subjects import read_classes, read_subjects
 
 SMALL = PrepareConfig(Grid("size", (64, 64)))
@@ -177,6 +179,95 @@ def test_an_interrupted_preparation_goes_on(tmp_path, subject_folders):
     assert states(prepare(given, data, SMALL)) == {"meshes": "kept", "map": "made"}
     assert contents(data) == contents(tmp_path / "whole")
     assert told[0] == ("subjects", 1, 10)
+
+
+def test_an_interruption_of_the_first_subjects_leaves_no_folder_that_is_refused(
+    tmp_path, subject_folders, monkeypatch
+):
+    data, given = tmp_path / "data", inputs(subject_folders, "map")
+
+    def interrupted(running):
+        wait(running)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.prepare.as_completed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(given, data, SMALL)
+    assert (data / "map/mask.nii.gz").is_file()
+    with pytest.raises(UsageError, match="brought to its end"):
+        check_slices(data)
+    assert states(prepare(given, data, SMALL)) == {"map": "made"}
+    check_slices(data)
+
+
+def test_slices_that_are_not_those_of_the_subjects_are_refused(tmp_path, folders, grey_engine):
+    data = tmp_path / "data"
+    prepare(inputs(folders, "map"), data, SMALL)
+
+    def interrupt(step, done, total):
+        if step == "slices":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(inputs(folders, "meshes", "masks"), data, SMALL, progress=interrupt)
+    with pytest.raises(UsageError, match="call lls prepare again"):
+        cross_validate(("grey", grey_engine), TrainConfig(), data, tmp_path / "study")
+    prepare(inputs(folders, "masks"), data, SMALL)
+    check_slices(data)
+    (folders / "bad").mkdir()
+    failed = prepare(inputs(folders, "bad", "nobody"), data, PrepareConfig(Grid("size", (96, 96))))
+    assert set(states(failed).values()) == {"failed"}
+    check_slices(data)  # nothing was done
+    (folders / "masks/masks/right_tibia.nii.gz").write_bytes(b"no image")
+    assert states(prepare(inputs(folders, "masks"), data, PrepareConfig(Grid("size", (96, 96)))))
+    assert open_dataset(data).grid.size == Source(data).open().index.shape == (96, 96)
+    check_slices(data)
+
+
+def test_a_label_table_that_cannot_be_read_is_one_subjects_fault(tmp_path, folders):
+    (folders / "map/labels.json").write_text('{"LabelMap": {"1": "right_tibia",}}')
+    prepared = prepare(inputs(folders, "map", "masks"), tmp_path / "data", SMALL)
+    assert states(prepared) == {"map": "failed", "masks": "made"}
+    assert isinstance(prepared.outcomes[0].error, ScanError)
+    (folders / "map/labels.json").unlink()
+    without = prepare(inputs(folders, "map", "masks"), tmp_path / "data", SMALL)
+    assert states(without) == {"map": "failed", "masks": "kept"}
+    assert "no names of the values in map's labels" in str(without.outcomes[0].error)
+
+
+def test_background_that_a_table_names_is_no_class(tmp_path, folders, legs):
+    names = {0: "background"} | {value: name for value, name in legs[1].labels.items() if value < 5}
+    table = {"LabelMap": {str(value): name for value, name in names.items()}}
+    (folders / "map/labels.json").write_text(json.dumps(table))
+    right = LabelMap(np.where(legs[1].array < 5, legs[1].array, 0), legs[1].geometry, {})
+    write_labels(folders / "map/labels.nii.gz", right)
+    dataset = prepare(inputs(folders, "map"), tmp_path / "data", SMALL).dataset
+    assert dataset.classes == ("tibia", "femur", "fibula", "pelvis")
+    assert dataset.subject("map").side == "right"
+    assert dataset.subject("map").ignored > 0
+
+
+def test_structures_of_one_side_beside_others_of_both_are_told(tmp_path, folders, legs):
+    left = LabelMap((legs[1].array == 5).astype(np.uint8), legs[1].geometry, {})
+    write_labels(folders / "masks/masks/left_tibia.nii.gz", left)
+    (made,) = prepare(inputs(folders, "masks"), tmp_path / "data", SMALL).dataset.subjects
+    assert made.side == "both"
+    told = [note.partition(" is labelled on the right alone")[0] for note in made.odd if "alone" in note]
+    assert sorted(told) == ["femur", "fibula", "pelvis"]
+
+
+def test_who_was_prepared_under_two_names_does_not_choose(tmp_path, folders):
+    shutil.copytree(folders / "map", folders / "again")
+    data = prepare(inputs(folders, "map", "again", "masks"), tmp_path / "data", SMALL).dataset.folder
+    check_apart(Source(data, ("map", "again")), Source(data, ("masks",)))
+    with pytest.raises(LeakError, match="again to learn from and to choose by"):
+        check_apart(Source(data, ("map", "masks")), Source(data, ("again",)))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ScanError, match=r"gone\.ply cannot be read"):
+        hash_of(tmp_path / "gone.ply")
 
 
 def test_subjects_are_added_with_the_same_classes_only(tmp_path, folders):

@@ -206,3 +206,13 @@ def test_the_labelled_side_is_that_of_all_names(names, asked, side):
 )
 def test_a_letter_is_a_side_where_the_other_side_is_there_too(texts, names):
     assert list(structure_names_of(texts).values()) == names
+
+
+def test_columns_of_a_table_are_named_as_files_are(tmp_path):
+    for name in ("scan.nii.gz", "a.ply", "b.ply"):
+        (tmp_path / name).touch()
+    table = tmp_path / "who.csv"
+    table.write_text("subject,scan,tibia_R,tibia_L\nanna,scan.nii.gz,a.ply,b.ply\n")
+    assert set(read_subjects([table])["anna"].structures) == {"right_tibia", "left_tibia"}
+    table.write_text("subject,scan,tibia_right,right-tibia\nanna,scan.nii.gz,a.ply,b.ply\n")
+    assert "a column a structure" in str(read_subjects([table])["anna"])
