@@ -126,7 +126,9 @@ def _frames(path: Path, planes: Sequence[Plane]) -> Iterator[npt.NDArray[Any]]:
             pixels = next(frames)
         except PermissionError as error:
             raise ScanError(f"no permission to read {path.name}") from error
-        except Exception as error:  # decoders raise anything on damaged bytes
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # decoders raise anything on damaged bytes, Rust's a panic
             raise _undecodable(path, UID(planes[0].pixels.syntax).name, error) from error
         if pixels.shape != expected:
             raise ScanError(f"{path.name} holds {pixels.shape} pixels", f"{expected}, as its header says")
@@ -208,7 +210,7 @@ def _jpeg_2000(content: bytes, plane: Plane) -> npt.NDArray[Any] | None:
     return pixels if as_said else None
 
 
-def _undecodable(path: Path, syntax: str, error: Exception) -> ScanError:
+def _undecodable(path: Path, syntax: str, error: BaseException) -> ScanError:
     if isinstance(error, AttributeError) and "no pixel data" in str(error):
         return ScanError(f"{path.name} has no pixel data", "an image", "export the series again")
     if isinstance(error, (NotImplementedError, ImportError)) or "missing dependencies" in str(error):

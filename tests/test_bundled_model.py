@@ -69,5 +69,22 @@ def test_its_labels_do_not_depend_on_the_batch(precision: Precision) -> None:
     alone = [runner.run(images[n : n + 1], (128, 256), confidence=True) for n in range(len(images))]
     assert np.array_equal(together.labels, np.concatenate([one.labels for one in alone]))
     assert np.array_equal(together.confidence, np.concatenate([one.confidence for one in alone]))
+    runner.batch = 4  # as a GPU's, and with other companions
+    reverse = runner.run(images[::-1].copy(), (128, 256), confidence=True)
+    assert np.array_equal(together.labels, reverse.labels[::-1])
+    assert np.array_equal(together.confidence, reverse.confidence[::-1])
     more = Runner("default", device="cpu", threads=2, precision=precision)
     assert np.array_equal(together.labels, more.run(images, (128, 256)).labels)
+
+
+def test_a_gpus_way_to_labels_is_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the graph gives labels and confidence, on a CPU the core computes them of its logits."""
+    runner = Runner("default", device="cpu", precision="fp32")
+    images = np.random.default_rng(0).random((2, 3, 64, 128), dtype=np.float32)
+    expected = runner.run(images, (128, 256), confidence=True)
+    monkeypatch.setattr(runner, "device", "cuda")
+    found = runner.run(images, (128, 256), confidence=True)
+    assert np.array_equal(found.labels, expected.labels)
+    assert np.abs(found.confidence.astype(int) - expected.confidence).max() <= 1
+    assert runner.run(images, (128, 256)).confidence is None
+    assert runner.run(images[:0], (128, 256), confidence=True).labels.shape == (0, 128, 256)

@@ -13,6 +13,7 @@ def test_a_row_runs_and_its_answers_are_equal(name, tmp_path, capsys):
     assert main([name, "--small", "--rounds", "1", "--json", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     printed = capsys.readouterr().out
+    assert figures["rows"]
     for row in figures["rows"]:
         assert row["agreed"] in printed
         assert row["share"][1] > 0

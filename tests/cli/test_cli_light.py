@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from seg_core.nifti import write_label_table, write_labels, write_volume
+
 HEAVY = ("numba", "torch", "tensorflow", "onnxruntime", "scipy", "numpy")
 
 
@@ -18,6 +20,27 @@ def test_nothing_heavy_is_loaded(code):
     report = f"{code}\nimport sys; print('loaded', [m for m in {HEAVY!r} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "loaded []"
+
+
+CORE = """
+import sys
+for name in ("onnxruntime", "imagecodecs", "onnx", "torch", "tensorflow", "keras", "nicegui", "matplotlib"):
+    sys.modules[name] = None  # as if it were not installed
+from cli.main import run
+for call in (["inspect", "leg/scan.nii.gz"], ["convert", "leg/scan.nii.gz", "-o", "copy.nii.gz"],
+             ["evaluate", "leg/labels.nii.gz", "leg/labels.nii.gz"],
+             ["prepare", "leg", "-o", "data", "--size", "64", "-q"]):
+    assert run(call) == 0, call
+"""
+
+
+def test_what_computes_no_network_needs_the_core_alone(tmp_path, legs):
+    (tmp_path / "leg").mkdir()
+    write_volume(tmp_path / "leg/scan.nii.gz", legs[0])
+    write_labels(tmp_path / "leg/labels.nii.gz", legs[1])
+    write_label_table(tmp_path / "leg/labels.json", legs[1].labels)
+    done = subprocess.run([sys.executable, "-c", CORE], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_program_of_its_own():

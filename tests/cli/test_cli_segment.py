@@ -16,6 +16,9 @@ from seg_core.geometry import Volume
 from seg_core.nifti import read_labels, write_volume
 from seg_core.ply import read_ply
 from seg_core.report import sha256
+from seg_core.runner import Runner
+from seg_core.scan import read_scan
+from seg_core.segment import SegmentOptions, segment
 from trainers.dicom_writer import SeriesInfo, write_series
 
 BONES = [f"{side}_{bone}" for side in ("right", "left") for bone in ("tibia", "femur", "fibula", "pelvis")]
@@ -141,6 +144,9 @@ def test_one_side_confidence_name_and_ras(lls, scan, tiny_model, tmp_path, done)
     assert confidence.shape == labels.shape
     np.testing.assert_array_equal(confidence.affine, labels.affine)
     assert set(np.unique(np.asarray(labels.dataobj))) == {0, 1, 2, 3, 4}
+    options = SegmentOptions(side="right", confidence=True)
+    expected = segment(read_scan(scan).volume, Runner(tiny_model, "cpu"), options).confidence.array
+    np.testing.assert_array_equal(np.asarray(confidence.dataobj), expected)
     header = (tmp_path / "x_label-right_tibia.ply").read_bytes()[:200]
     assert b"SPACE=RAS" in header
     np.testing.assert_allclose(
@@ -404,3 +410,10 @@ def test_the_work_ends_where_the_program_that_reads_its_progress_has_gone(scan, 
         process.stderr.close()
         assert process.wait() == 143
     assert os.listdir(tmp_path) == []
+
+
+def test_the_commands_own_default_is_the_cores():
+    from cli.segment import segment as command
+
+    (option,) = (option for option in command.params if option.name == "hip_tolerance")
+    assert option.default == SegmentOptions().hip_tolerance
