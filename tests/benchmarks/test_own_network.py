@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks import own_network
 from benchmarks.report.sheet import SMOKE
 from seg_core.metrics import Scores
-from seg_core.nifti import write_labels
+from seg_core.nifti import write_label_table, write_labels
 
 
 def test_it_goes_from_phantoms_to_scores_and_is_done_once(tmp_path, capfd):
@@ -51,6 +51,7 @@ def test_a_network_that_was_trained_again_is_scored_again(tmp_path, legs, monkey
     person = setting.home / "people" / "person2"
     person.mkdir(parents=True)
     write_labels(person / "labels.nii.gz", legs[1])
+    write_label_table(person / "labels.json", legs[1].labels)
 
     def lls(command, scan, option, folder, *rest):
         done.append(command)

@@ -93,9 +93,9 @@ def data(tmp_path_factory, legs):
     (folder / "<img src=x onerror=document.title='run'>").mkdir()
     write_volume(folder / "leg.nii.gz", volume)
     write_labels(folder / "truth.nii.gz", labels)
-    for name in ("subject1", "subject2"):
+    for n, name in enumerate(("subject1", "subject2")):
         (folder / name).mkdir()
-        write_volume(folder / name / "scan.nii.gz", volume)
+        write_volume(folder / name / "scan.nii.gz", Volume(volume.array + np.uint8(n), volume.geometry))
         write_labels(folder / name / "labels.nii.gz", labels)
         write_label_table(folder / name / "labels.json", labels.labels)
     return folder
