@@ -218,7 +218,7 @@ def _met(there: Path, taught: Sequence[str], here: Path) -> set[str]:
     same = there == here.resolve()
     theirs, ours = (_scans(folder) for folder in (there, here))
     if not same and (not theirs or not ours):
-        LOG.warning("whether those whom the data in %s taught are held out here is not known", there)
+        LOG.warning("whether someone in %s is someone in %s too is not known", there, here)
     known = {theirs[name] for name in taught if name in theirs}
     return {name for name, scan in ours.items() if scan in known} | (set(taught) if same else set())
 

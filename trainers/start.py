@@ -51,9 +51,8 @@ def own_settings(init: str) -> dict[str, Any]:
     ModelError
         If a model file or the description of a training cannot be read.
     """
-    begun = model_file(init)
-    if begun is not None:
-        known = read_model(begun)[0]
+    known = _described(init)
+    if known is not None:
         return {"network": network_of(known)} | channel_settings(known)
     config = (run_of(init) or {}).get("config", {})
     found = {name: config[name] for name in _OWN if name in config}
@@ -68,8 +67,14 @@ def own_preparation(init: str) -> ModelSpec | None:
     ModelError
         If a model file or the description of a training cannot be read.
     """
-    begun = model_file(init)
-    if begun is not None:
-        return read_model(begun)[0]
+    known = _described(init)
+    if known is not None:
+        return known
     spec = (run_of(init) or {}).get("meta", {}).get("spec")
     return None if spec is None else ModelSpec.from_json(json.dumps(spec))
+
+
+def _described(init: str) -> ModelSpec | None:
+    """Return the description of a model file; None of what is none."""
+    path = model_file(init)
+    return None if path is None else read_model(path)[0]

@@ -31,6 +31,20 @@ PATIENCE = 300_000  # ms that a browser waits for what must come; nothing is mea
 SCRIPT = "</script><img src=x onerror=\"document.title='run'\">${6*7}{{6*7}}"
 
 
+@pytest.fixture
+def desk(tmp_path):
+    """What pages work with: a store of its own, without a browser."""
+    pytest.importorskip("nicegui", reason="the extra gui is not installed")
+    from gui.desk import Desk
+    from gui.places import Places, Uploads
+    from gui.store import Store
+    from gui.worker import Worker
+
+    store = Store(tmp_path / "store")
+    yield Desk(store, Worker(store), Places([tmp_path]), Uploads(store.root / "uploads"))
+    store.close()
+
+
 @pytest.fixture(scope="module")  # while it is there, its event loop runs, and no other can
 def browser():
     """A headless Chromium; the tests that need one are skipped where there is none."""

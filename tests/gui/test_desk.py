@@ -6,18 +6,6 @@ import pytest
 
 pytest.importorskip("nicegui", reason="the extra gui is not installed")
 
-from gui.desk import Desk
-from gui.places import Places, Uploads
-from gui.store import Store
-from gui.worker import Worker
-
-
-@pytest.fixture
-def desk(tmp_path):
-    store = Store(tmp_path / "store")
-    yield Desk(store, Worker(store), Places([tmp_path]), Uploads(store.root / "uploads"))
-    store.close()
-
 
 def test_what_was_dropped_stays_as_long_as_a_job_speaks_of_it(desk):
     used, unused, sent = (desk.uploads.folder / desk.uploads.begin() for _ in range(3))

@@ -12,22 +12,11 @@ from nicegui import Client, ui
 from nicegui.page import page
 
 from gui import parts
-from gui.desk import Desk
 from gui.pages import jobs, prepare, segment, train
 from gui.pages.prepare import PrepareForm, Subject
-from gui.places import Places, Uploads
-from gui.store import Store
-from gui.worker import Worker
 from seg_core.model_spec import Grid, Normalisation
 from seg_core.scan import Inspection
 from trainers.dataset import Dataset, write_index
-
-
-@pytest.fixture
-def desk(tmp_path):
-    store = Store(tmp_path / "store")
-    yield Desk(store, Worker(store), Places([tmp_path]), Uploads(store.root / "uploads"))
-    store.close()
 
 
 @pytest.fixture(autouse=True)
