@@ -74,15 +74,17 @@ def label_moments(
     if confidence is not None and confidence.shape != labels.shape:
         raise GeometryError(f"confidence of shape {confidence.shape}", f"that of the labels, {labels.shape}")
     kji = np.ascontiguousarray(labels.T)
-    counts, bounds, sums, products = _tally(kji, as_words(kji))
+    counts, bounds, sums, products = (np.zeros((256, n), np.int64) for n in (1, 6, 3, 6))
+    bounds[:, :3] = 1 << 62
+    _tally(kji.shape, (kji.reshape(-1), as_words(kji)), counts[:, 0], bounds, sums, products)
     totals = None if confidence is None else _totals(kji, confidence)
     return {
         int(value): _moments(
-            int(counts[value]), bounds[value], sums[value], products[value],
-            None if totals is None else float(totals[value] / counts[value]),
+            int(counts[value, 0]), bounds[value], sums[value], products[value],
+            None if totals is None else float(totals[value] / counts[value, 0]),
         )
         for value in range(1, 256)
-        if counts[value]
+        if counts[value, 0]
     }  # fmt: skip
 
 
@@ -132,15 +134,13 @@ def _totals(kji: npt.NDArray[np.uint8], confidence: npt.NDArray[Any]) -> npt.NDA
 
 
 @kernel
-def _tally(kji, words):  # type: ignore[no-untyped-def]
-    """Add up run by run: ``words`` is the same memory, eight voxels at a time."""
-    counts = np.zeros(256, np.int64)
-    bounds = np.zeros((256, 6), np.int64)
-    bounds[:, :3] = 1 << 62
-    sums = np.zeros((256, 3), np.int64)
-    products = np.zeros((256, 6), np.int64)
-    slices, rows, columns = kji.shape
-    voxels = kji.reshape(-1)
+def _tally(shape, memory, counts, bounds, sums, products):  # type: ignore[no-untyped-def]
+    """Add up run by run. ``memory``: the voxels, flat, and eight of these at a time.
+
+    A kernel that makes its arrays itself takes longer to compile.
+    """
+    slices, rows, columns = shape
+    voxels, words = memory
     for line in range(slices * rows):
         k, j, first = line // rows, line % rows, line * columns
         at, stop = first, first + columns
@@ -160,7 +160,6 @@ def _tally(kji, words):  # type: ignore[no-untyped-def]
                 bounds[v, axis + 3] = max(bounds[v, axis + 3], high)
             for entry, total in enumerate((ii, i * j, i * k, j * j * n, j * k * n, k * k * n)):
                 products[v, entry] += total
-    return counts, bounds, sums, products
 
 
 @inner_kernel
