@@ -106,8 +106,10 @@ def freeze_encoder(network: keras.Model) -> None:
 def baseline_unet(image: Any, classes: int, features: Sequence[int] = BASELINE) -> keras.Model:
     """Build the report's 4.5.1: Ronneberger et al. 2015 with padding, dropout in the bottleneck.
 
-    Two 3 x 3 convolutions with ReLU a stage, max pooling, transposed convolutions. These are 2 x 2, with
-    which the network has the 31 M parameters of the report's Table 5; with the 3 x 3 of its text it had 34.5.
+    Two 3 x 3 convolutions with batch normalisation (report 6.3) and ReLU a stage, max pooling, transposed
+    convolutions. These are 2 x 2, with which the network has the 31 M parameters of the report's Table 5;
+    with the 3 x 3 of its text it had 34.5. Without normalisation the report's loss and rate (Dice, 1e-3) make
+    everything background within five steps, and it stays so.
 
     Parameters
     ----------
@@ -122,22 +124,16 @@ def baseline_unet(image: Any, classes: int, features: Sequence[int] = BASELINE) 
     for stage, width in enumerate(features):
         if stage:
             x = layers.MaxPooling2D(2, name=f"pool{stage}")(x)
-        x = _two_convolutions(x, width, f"encoder{stage}")
+        for part in "ab":
+            x = _convolution(x, width, f"encoder{stage}{part}")
         skips.append(x)
     x = layers.Dropout(0.5, name="dropout")(skips.pop())
     for stage, (_, width) in enumerate(pairwise(features[::-1])):
         x = layers.Conv2DTranspose(width, 2, strides=2, padding="same", name=f"decoder{stage}_up")(x)
         x = layers.Concatenate(name=f"decoder{stage}_concat")([skips.pop(), x])
-        x = _two_convolutions(x, width, f"decoder{stage}")
+        for part in "ab":
+            x = _convolution(x, width, f"decoder{stage}{part}")
     return keras.Model(image, _head(x, classes, 1), name="unet-baseline")
-
-
-def _two_convolutions(x: Any, width: int, name: str) -> Any:
-    for part in "ab":
-        x = layers.Conv2D(
-            width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"{name}{part}"
-        )(x)
-    return x
 
 
 def _encoder(name: str, image: Any, weights: str) -> tuple[keras.Model, tuple[str, ...]]:

@@ -11,8 +11,10 @@ FEATURES = (64, 128, 256, 512, 1024)
 class BaselineUNet(nn.Module):
     """A U-Net of four stages and a bottleneck with dropout; Ronneberger et al. 2015 with padding.
 
-    Two 3 x 3 convolutions with ReLU a stage, max pooling, transposed convolutions. These are 2 x 2, with
-    which the network has the 31 M parameters of the report's Table 5; with the 3 x 3 of its text it had 34.5.
+    Two 3 x 3 convolutions with batch normalisation (report 6.3) and ReLU a stage, max pooling, transposed
+    convolutions. These are 2 x 2, with which the network has the 31 M parameters of the report's Table 5;
+    with the 3 x 3 of its text it had 34.5. Without normalisation the report's loss and rate (Dice, 1e-3) make
+    everything background within five steps, and it stays so.
 
     Parameters
     ----------
@@ -51,9 +53,7 @@ class BaselineUNet(nn.Module):
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (channels_in, channels_out):
-        layers += [nn.Conv2d(channels, channels_out, 3, padding=1), nn.ReLU(inplace=True)]
-    for layer in layers[::2]:
-        # PyTorch's default start is for leaky units: through nine such stages nothing would arrive.
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        convolution = nn.Conv2d(channels, channels_out, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # type: ignore[arg-type]
+        layers += [convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
