@@ -6,15 +6,18 @@ Relaxation times at 1.5 T: Gold et al., Musculoskeletal MRI at 3.0 T: relaxation
 Hounsfield units. Proton densities and the rest are round numbers.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.errors import UsageError
 from seg_core.geometry import Volume
-from trainers.draw import Drawing, Plane, draw_tissue, true_labels
-from trainers.phantom import Phantom, PhantomConfig, place
+from trainers.draw import Plane, draw_tissue, true_labels
+from trainers.phantom import Phantom, PhantomConfig, make_phantom, name_series, place, write_phantom
 from trainers.soft_tissue import Tissue
 
 FloatArray = npt.NDArray[np.float32]
@@ -70,9 +73,11 @@ class ScannerLook:
     acquired : float
         Share of the matrix that was acquired along each axis; the rest is zero-filled.
     noise : float
-        SD of the complex noise, of the muscle's signal; in HU for attenuation.
+        SD of each part of the complex noise, of the muscle's signal, over the whole matrix; the image keeps
+        ``acquired`` of it, since zero-filling drops the rest. In HU, and whole, for attenuation.
     shading : float
-        Strength of the coil's shading (log).
+        Strength of the coil's shading: SD of the coefficients of the five polynomials, from -1 to 1 across
+        the slice, that make its natural logarithm.
     scale : float
         Stored value of the brightest tissue.
     """
@@ -137,9 +142,75 @@ def scan_person(config: PhantomConfig, look: ScannerLook, threads: int = 2) -> P
     def one(k: int, planes: list[Plane]) -> None:
         out[k] = acquisition.slice(planes, k, geometry.shape[2])
 
-    draw_tissue(anatomy, geometry, Drawing(drawing.body, age_years=drawing.age_years), one, threads)
+    draw_tissue(anatomy, geometry, drawing, one, threads)
     volume = Volume(out.T, geometry)
-    return Phantom(volume, true_labels(anatomy, geometry), anatomy, {**facts, "look": vars(look)})
+    # The look of the drawing had no part in it.
+    config_facts = {name: value for name, value in facts["config"].items() if name != "contrast"}
+    body = {name: value for name, value in facts["drawing"].items() if name != "look"}
+    facts = {**facts, "config": config_facts, "drawing": body, "look": asdict(look)}
+    series = name_series(facts, anatomy, **_headers(look))
+    return Phantom(volume, true_labels(anatomy, geometry), anatomy, facts, series)
+
+
+def keep_scan(config: PhantomConfig, folder: Path, look: ScannerLook | None = None) -> Path:
+    """Write a person's scan with its truth where it is not there yet.
+
+    Parameters
+    ----------
+    config : PhantomConfig
+        Who is scanned, and how.
+    folder : Path
+        Of this scan alone.
+    look : ScannerLook, optional
+        The scanner; without one as ``lls phantom`` draws it.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    UsageError
+        If something else is there.
+    """
+    if not folder.exists():
+        write_phantom(make_phantom(config) if look is None else scan_person(config, look), folder)
+    if not _holds(folder, config, look):
+        raise UsageError(f"{folder} holds another scan", "the one that is asked for", "name a new folder")
+    return folder
+
+
+def _holds(folder: Path, config: PhantomConfig, look: ScannerLook | None) -> bool:
+    file = folder / "phantom.json"
+    if not file.is_file():
+        return False
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    # What an earlier configuration did not name was as it now is by default.
+    wanted, there = asdict(config), asdict(PhantomConfig()) | facts["config"]
+    if look is not None:
+        del wanted["contrast"], there["contrast"]  # no part of a scanner's look
+    return bool(there == wanted and facts.get("look") == (look and asdict(look)))
+
+
+def _headers(look: ScannerLook) -> dict[str, Any]:
+    """Return what DICOM headers say of a look, as `SeriesInfo` takes it."""
+    if look.sequence == "attenuation":
+        none = dict.fromkeys(("repetition_time_ms", "echo_time_ms", "flip_degrees", "tesla"))
+        image_type = ("DERIVED", "SECONDARY", "OTHER")
+        return {"description": "attenuation phantom", "image_type": image_type, "sequence": "RM", **none}
+    spin_echo, suppressed = look.sequence == "spin_echo", look.fat < 0.5
+    water = suppressed and not spin_echo  # a gradient echo's fat is separated, as by Dixon
+    name = look.sequence.replace("_", " ") + (" water" if water else " fat suppressed" if suppressed else "")
+    return {
+        "description": f"{name} phantom, TR {look.tr_ms:g}, TE {look.te_ms:g}",
+        "image_type": ("ORIGINAL", "PRIMARY", "M", *(["WATER"] if water else [])),
+        "sequence": "SE" if spin_echo else "GR",
+        "repetition_time_ms": look.tr_ms,
+        "echo_time_ms": look.te_ms,
+        "flip_degrees": look.flip_degrees,
+        "tesla": round(1.5 * look.t1_factor ** (1 / 0.33), 2),
+    }
 
 
 class _Acquisition:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command import command, parser_of, write_figures
-from benchmarks.looks import LOOKS, ScannerLook, scan_person
+from benchmarks.looks import LOOKS, ScannerLook, keep_scan
 from seg_core.labels import BONES, sided_labels
 from seg_core.metrics import evaluate
 from seg_core.nifti import read_labels
@@ -32,7 +32,7 @@ from seg_core.runner import Runner
 from seg_core.scan import read_scan
 from seg_core.segment import SegmentOptions, segment
 from seg_core.surface_distance import surface_distances
-from trainers.phantom import PhantomConfig, write_phantom
+from trainers.phantom import PhantomConfig
 
 FIRST_SEED = 910_000
 # Subject, stature (7, 10, 14 years, adult) in cm, distance of slices in mm.
@@ -79,9 +79,8 @@ def scan_name(config: PhantomConfig) -> str:
 
 
 def make(config: PhantomConfig, look: ScannerLook, folder: Path) -> None:
-    """Write the scan with its truth where it is not there yet."""
-    if not folder.is_dir():
-        write_phantom(scan_person(config, look), folder)
+    """Write the scan with its truth where it is not there yet; refuse another's."""
+    keep_scan(config, folder, look)
 
 
 def score(look: str, runner: Runner, folder: Path) -> Score:

@@ -14,9 +14,9 @@ from cli.console import PATH, debug_option
 @click.option(
     "--subject", type=click.IntRange(0, 25), help="One of the 26 measured subjects instead of a draw."
 )
-@click.option("--bones", type=PATH, help="Folder of meshes: right_tibia.ply ...")
-@click.option("--stature", "stature_cm", type=float, help="Height of the body in cm.")
-@click.option("--scale", type=float, help="Factor on the adult bones, instead of a stature.")
+@click.option("--bones", type=PATH, help="Folder of meshes (right_tibia.ply ...), which keep their size.")
+@click.option("--stature", "stature_cm", type=float, help="Height of the body in cm, by the femur.")
+@click.option("--scale", type=float, help="Factor on the bones, instead of a stature.")
 @click.option("--size", default=512, show_default=True, help="Rows and columns.")
 @click.option("--spacing", "pixel_mm", default=0.9375, show_default=True, help="Millimetres a pixel.")
 @click.option("--slices", type=int, help="Number of slices, from the feet; to above the hip by default.")

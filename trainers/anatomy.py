@@ -118,7 +118,7 @@ class Anatomy:
 
 
 def make_anatomy(config: AnatomyConfig, model: ShapeModel | None = None) -> Anatomy:
-    """Make a skeleton; the same configuration gives the same numbers.
+    """Make a skeleton; the same configuration gives the same numbers on one kind of processor.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def make_anatomy(config: AnatomyConfig, model: ShapeModel | None = None) -> Anat
     MissingPackageError
         If the shape model's package is not installed.
     UsageError
-        If there is no such subject, or no bone in the folder.
+        If there is no such subject, or no bone in the folder beside fibulae.
     ScanError
         If a mesh cannot be read.
     """
@@ -140,7 +140,7 @@ def make_anatomy(config: AnatomyConfig, model: ShapeModel | None = None) -> Anat
     rng = np.random.default_rng(config.seed)
     if config.bones is not None:
         meshes = _read_bones(config.bones, config.bones_space)
-        template = bone_landmarks(_posed(model, _config_of_mean(config), rng))
+        template = bone_landmarks(_posed(model, _config_of_stand_in(config), rng))
         meshes = _scaled(meshes, _factor(config, meshes))
     else:
         meshes = _posed(model, config, rng)
@@ -148,39 +148,8 @@ def make_anatomy(config: AnatomyConfig, model: ShapeModel | None = None) -> Anat
     return _completed(meshes, template, rng)
 
 
-def draw_config(
-    rng: np.random.Generator, adults: float = 0.3, ages: tuple[float, float] = (7, 18)
-) -> AnatomyConfig:
-    """Draw a plausible subject.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        The source of chance.
-    adults : float
-        Fraction of adults; the others have ages drawn evenly between ``ages``.
-    ages : (float, float)
-        Years, within 7 to 18.
-
-    Returns
-    -------
-    AnatomyConfig
-        A drawn shape (training basis) with a stature of that age, 5% standard deviation within two of them.
-    """
-    # Median stature in cm, both sexes together, after the WHO growth reference 2007.
-    known = ((7, 121), (9, 133), (11, 144), (13, 157), (15, 166), (18, 170))
-    age = 18.0 if rng.random() < adults else float(rng.uniform(*ages))
-    median = np.interp(age, [a for a, _ in known], [s for _, s in known])
-    stature = float(median * (1 + 0.05 * truncated_normal(rng, 1, 2.0)[0]))
-    return AnatomyConfig(
-        seed=int(rng.integers(2**31)),
-        stature_cm=round(stature, 1),
-        asymmetry=float(rng.uniform(0.1, 0.3)),
-        pose=float(rng.uniform(0.5, 1.5)),
-    )
-
-
-def _config_of_mean(config: AnatomyConfig) -> AnatomyConfig:
+def _config_of_stand_in(config: AnatomyConfig) -> AnatomyConfig:
+    """Return that of a drawn adult, who has the landmarks that the given bones do not show."""
     return replace(config, bones=None, scale=1.0, stature_cm=None)
 
 
@@ -339,9 +308,11 @@ def _read_bones(folder: Path, space: Space | None) -> dict[str, Mesh]:
     names = (*BONE_NAMES, "right_patella", "left_patella", "sacrum")
     found = {name: _read_bone(Path(folder), name, space) for name in names}
     meshes = {name: mesh for name, mesh in found.items() if mesh is not None}
-    if not any(name in meshes for name in BONE_NAMES):
+    # A fibula shows no joint, and without one nothing says where the rest of the body lies.
+    if not any(name in meshes for name in BONE_NAMES if not name.endswith("fibula")):
         raise UsageError(
-            f"no bone in {folder}", "right_tibia.ply or .nii.gz ... left_pelvis.ply, at least one of them"
+            f"no bone in {folder} that shows a joint",
+            "right_tibia.ply or .nii.gz ... left_pelvis.ply, at least one tibia, femur or pelvis of them",
         )
     for name, mesh in meshes.items():
         if not mesh.is_watertight:

@@ -1,4 +1,4 @@
-"""A volume as an MR DICOM series: one file a slice, the same bytes for the same seed.
+"""A volume as an MR DICOM series: one file a slice, the same bytes for the same volume and headers.
 
 The attributes are those of PS3.3 A.4 (MR Image Storage) of type 1 and 2; the patient is no one.
 """
@@ -25,20 +25,26 @@ class SeriesInfo:
     Parameters
     ----------
     seed : str
-        Every UID and file name is a hash of it: the same seed, the same bytes. Series with the same seed
-        and different ``number`` belong to one study and share a frame of reference.
+        Every UID and file name is a hash of it.
     number : int
-        Series number, 1 or more.
+        Series number, 1 or more; another number makes other UIDs.
     description : str
         Series description, at most 64 characters.
     image_type : tuple of str
         Image Type (0008,0008), e.g. ``("ORIGINAL", "PRIMARY", "M", "WATER")``.
-    echo_number, echo_time_ms : int, float
-        Which echo, and its time in ms.
+    echo_number, echo_time_ms : int, float or None
+        Which echo, and its time in ms; a time that is None is left empty, and so are those below.
     laterality : {"R", "L"} or None
         The leg that is shown; None writes Image Laterality ``B``: both.
     body_part : str
         Body Part Examined (0018,0015).
+    study : str, optional
+        Of what patient, study and frame of reference are a hash, ``seed`` by default: series with the same
+        one show the same body at the same place.
+    sequence : {"GR", "SE", "RM"}
+        Scanning Sequence (0018,0020): spoiled gradient echo in 3D, spin echo, or none that MR has.
+    repetition_time_ms, flip_degrees, tesla : float or None
+        Of the sequence, and the magnet's field.
     """
 
     seed: str
@@ -46,9 +52,14 @@ class SeriesInfo:
     description: str = "t1 dixon axial water"
     image_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "M", "WATER")
     echo_number: int = 1
-    echo_time_ms: float = 2.46
+    echo_time_ms: float | None = 2.46
     laterality: Literal["R", "L"] | None = None
     body_part: str = "EXTREMITY"
+    study: str | None = None
+    sequence: Literal["GR", "SE", "RM"] = "GR"
+    repetition_time_ms: float | None = 6.0
+    flip_degrees: float | None = 10.0
+    tesla: float | None = 3.0
 
 
 def write_series(folder: Path, volume: Volume, info: SeriesInfo) -> list[Path]:
@@ -117,6 +128,10 @@ def _lps_affine(geometry: Geometry) -> FloatArray:
     return lps
 
 
+def _number(value: float | None) -> DSfloat | None:
+    return None if value is None else DSfloat(value, auto_format=True)
+
+
 def _numbers(values: object) -> list[DSfloat]:
     return [DSfloat(float(v), auto_format=True) for v in np.ravel(np.asarray(values))]
 
@@ -136,10 +151,11 @@ def _series_dataset(volume: Volume, info: SeriesInfo, lps: FloatArray) -> FileDa
 
 
 def _set_patient_and_study(dataset: Dataset, info: SeriesInfo) -> None:
+    study = info.study or info.seed
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.PatientName = "lls^phantom"
-    dataset.PatientID = f"lls-{_digest(info.seed)[:8]}"
-    dataset.StudyInstanceUID = make_uid(info.seed, "study")
+    dataset.PatientID = f"lls-{_digest(study)[:8]}"
+    dataset.StudyInstanceUID = make_uid(study, "study")
     dataset.StudyDescription = "synthetic legs"
     for name in (
         "PatientBirthDate",
@@ -152,7 +168,7 @@ def _set_patient_and_study(dataset: Dataset, info: SeriesInfo) -> None:
         "PositionReferenceIndicator",
     ):
         setattr(dataset, name, "")  # type 2: there, and empty
-    dataset.FrameOfReferenceUID = make_uid(info.seed, "frame of reference")
+    dataset.FrameOfReferenceUID = make_uid(study, "frame of reference")
 
 
 def _set_series(dataset: Dataset, info: SeriesInfo) -> None:
@@ -171,16 +187,16 @@ def _set_series(dataset: Dataset, info: SeriesInfo) -> None:
     dataset.ImageLaterality = info.laterality or "B"
     if info.laterality:
         dataset.Laterality = info.laterality
-    dataset.ScanningSequence = "GR"
-    dataset.SequenceVariant = "SP"
+    dataset.ScanningSequence = info.sequence
+    dataset.SequenceVariant = "SP" if info.sequence == "GR" else "NONE"
     dataset.ScanOptions = ""
-    dataset.MRAcquisitionType = "3D"
-    dataset.MagneticFieldStrength = 3
-    dataset.RepetitionTime = DSfloat(6.0)
-    dataset.EchoTime = DSfloat(info.echo_time_ms, auto_format=True)
+    dataset.MRAcquisitionType = "3D" if info.sequence == "GR" else "2D"
+    dataset.MagneticFieldStrength = _number(info.tesla)
+    dataset.RepetitionTime = _number(info.repetition_time_ms)
+    dataset.EchoTime = _number(info.echo_time_ms)
     dataset.EchoNumbers = info.echo_number
     dataset.EchoTrainLength = 1
-    dataset.FlipAngle = 10
+    dataset.FlipAngle = _number(info.flip_degrees)
 
 
 def _set_plane(dataset: Dataset, volume: Volume, lps: FloatArray) -> None:

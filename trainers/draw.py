@@ -13,8 +13,10 @@ from seg_core.labels import BONES, sided_labels
 from seg_core.ply import Mesh
 from seg_core.voxelize import voxelize
 from trainers.anatomy import Anatomy
+from trainers.bone_tissue import END_MM, BoneTissue, Owner, box_of
+from trainers.joints import draw_joints, is_arm, joint_tissue
 from trainers.mr import Look, Painter
-from trainers.soft_tissue import Body, SoftTissue, Tissue, make_soft_tissue
+from trainers.soft_tissue import Body, SoftTissue, make_soft_tissue
 
 _FAR_MM = 1e3
 Array = npt.NDArray[np.float64]
@@ -100,110 +102,66 @@ def draw_tissue(
         How many.
     """
     fine = _subdivide(geometry, drawing.planes)
-    structures, owners = _structures(anatomy, fine)
+    stack, owners = _Stack.of(anatomy, fine, drawing.body)
     tissue = make_soft_tissue(anatomy, drawing.body)
-    bones = _Bones(anatomy, drawing, owners)
+    bones = BoneTissue(anatomy, drawing.body, drawing.age_years, owners)
 
     def one(k: int) -> None:
         planes = range(k * drawing.planes, (k + 1) * drawing.planes)
-        take(k, [_plane(structures[p], p, fine, bones, tissue) for p in planes])
+        take(k, [_plane(p, stack, bones, tissue) for p in planes])
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, range(geometry.shape[2])))
 
 
 @dataclass(frozen=True)
-class _Owner:
-    """The bone behind a structure number."""
+class _Stack:
+    """Planes of bones, and of what lies in joints, if that is drawn; (planes, rows, columns) both."""
 
-    name: str
-    low: float
-    high: float
-    shaft_mm: float  # thickness of the cortex at mid-shaft, adult
-    end_mm: float
-    plates: tuple[float, ...]  # growth plates, as shares of the length from below
+    fine: Geometry
+    structures: npt.NDArray[np.uint8]
+    joints: npt.NDArray[np.uint8] | None
+    end: int  # planes from a bone's end that are compact; 0: none
 
+    @classmethod
+    def of(cls, anatomy: Anatomy, fine: Geometry, body: Body) -> tuple["_Stack", list[Owner]]:
+        """Paint the bones, and fill their joints."""
+        structures, owners = _structures(anatomy, fine)
+        if not body.joints:
+            return cls(fine, structures, None, 0), owners
+        columns, rows, plane_mm = (abs(float(mm)) for mm in np.diag(fine.affine)[:3])
+        scale = BoneTissue(anatomy, body, 0, owners).scale
+        drawn = draw_joints(np.random.default_rng([body.seed, 6]), scale)
+        joints = joint_tissue(structures, [owner.name for owner in owners], (plane_mm, rows, columns), drawn)
+        return cls(fine, structures, joints, max(round(END_MM * scale / plane_mm), 1)), owners
 
-_SHAFTS: dict[str, tuple[float, float, tuple[float, ...]]] = {
-    "femur": (6.0, 1.4, (0.075, 0.90)),
-    "tibia": (5.0, 1.3, (0.05, 0.935)),
-    "fibula": (2.6, 1.1, (0.06, 0.94)),
-    "pelvis": (1.5, 1.5, ()),
-}
-
-
-class _Bones:
-    """What lies inside the bones: cortex, marrow, growth plates."""
-
-    def __init__(self, anatomy: Anatomy, drawing: Drawing, owners: list[_Owner]) -> None:
-        self.owners = owners
-        self.young = float(np.clip((16 - drawing.age_years) / 9, 0, 1))
-        self.open_plates = drawing.age_years < 15
-        femur = anatomy.bones.get("right_femur") or anatomy.bones.get("left_femur")
-        extent = np.ptp(femur.vertices_mm[:, 2]) if femur is not None else 430.0
-        self.scale = float(extent) / 440.0
-        rng = np.random.default_rng([drawing.body.seed, 4])
-        self.thickness = float(rng.uniform(0.75, 1.25))
-        self.plate_mm = float(rng.uniform(1.6, 3.2)) * self.scale
-        self.waves = rng.uniform(0, 2 * np.pi, 2)
-
-    def fill(
-        self,
-        structures: npt.NDArray[np.uint8],
-        z: float,
-        xs: npt.NDArray[np.float64],
-        ys: npt.NDArray[np.float64],
-    ) -> npt.NDArray[np.uint8]:
-        """Tissue inside the bones of a plane (rows, columns); 0 outside."""
-        out = np.zeros(structures.shape, np.uint8)
-        box = _box(structures)
-        inside, tissue = structures[box], out[box]
-        if inside.size == 0:
-            return out
-        depth = (distance_transform_edt(inside > 0) - 0.5) * abs(xs[1] - xs[0])
-        wave = np.sin(xs[box[1]] / 9 + self.waves[0]) + np.sin(ys[box[0], None] / 8 + self.waves[1])
-        for value in np.flatnonzero(np.bincount(inside.ravel()))[1:]:
-            self._fill_one(self.owners[value - 1], inside == value, (z, depth, wave), tissue)
-        return out
-
-    def _fill_one(
-        self,
-        owner: _Owner,
-        mask: npt.NDArray[np.bool_],
-        place: tuple[float, Array, Array],
-        tissue: npt.NDArray[np.uint8],
-    ) -> None:
-        z, depth, wave = place
-        share = (z - owner.low) / max(owner.high - owner.low, 1e-6)
-        middle = np.clip(1.25 * np.sin(np.pi * np.clip(share, 0, 1)) - 0.25, 0, 1) ** 0.8
-        cortex = (owner.end_mm + (owner.shaft_mm - owner.end_mm) * middle) * self.scale * self.thickness
-        red = self.young * (1 - 0.8 * middle) > 0.45
-        tissue[mask] = Tissue.RED_MARROW if red or not owner.plates else Tissue.MARROW
-        tissue[mask & (depth < cortex)] = Tissue.CORTEX
-        for plate in owner.plates if self.open_plates else ():
-            height = owner.low + plate * (owner.high - owner.low)
-            near = np.abs(z - height + 1.5 * self.scale * wave) < self.plate_mm / 2
-            tissue[mask & near] = Tissue.CARTILAGE
+    def ends(self, p: int, box: tuple[slice, slice]) -> npt.NDArray[np.bool_]:
+        """Say where in a plane's box what lies there begins or ends just above or below."""
+        here = self.structures[p][box]
+        near = self.structures[max(p - self.end, 0) : p + self.end + 1, *box]
+        found: npt.NDArray[np.bool_] = (near != here).any(axis=0)
+        return found
 
 
-def _plane(
-    structures: npt.NDArray[np.uint8], p: int, fine: Geometry, bones: _Bones, tissue: SoftTissue
-) -> Plane:
+def _plane(p: int, stack: _Stack, bones: BoneTissue, tissue: SoftTissue) -> Plane:
     """Return tissue and shade of one plane."""
-    columns, rows, _ = fine.shape
-    origin, step = fine.affine[:3, 3], np.diag(fine.affine)[:3]
+    structures = stack.structures[p]
+    columns, rows, _ = stack.fine.shape
+    origin, step = stack.fine.affine[:3, 3], np.diag(stack.fine.affine)[:3]
     xs, ys = origin[0] + step[0] * np.arange(columns), origin[1] + step[1] * np.arange(rows)
     z = float(origin[2] + step[2] * p)
     made, shades = np.zeros((2, rows, columns), np.uint8)
-    box = _body_box(tissue.box(z), _box(structures), xs, ys)
+    box = _body_box(tissue.box(z), box_of(structures), xs, ys)
     xs, ys, structures = xs[box[1]], ys[box[0]], np.ascontiguousarray(structures[box])
     if structures.size == 0:
         return made, shades
-    arms = np.array([False] + [_is_arm(owner.name) for owner in bones.owners])
+    arms = np.array([False] + [is_arm(owner.name) for owner in bones.owners])
     outside = _distance_to(structures * ~arms[structures], abs(step[0]))
     arm = _distance_to(structures * arms[structures], abs(step[0]))
     soft, shade = tissue.tissue(z, xs, ys, outside, arm)
-    inside = bones.fill(structures, z, xs, ys)
+    inside = bones.fill(structures, stack.ends(p, box), (z, xs, ys))
+    if stack.joints is not None:
+        inside = np.where(inside > 0, inside, stack.joints[p][box])
     made[box] = np.where(inside > 0, inside, soft)
     shades[box] = np.where(inside > 0, 0, shade)
     return made, shades
@@ -226,10 +184,6 @@ def _body_box(
     return box[0], box[1]
 
 
-def _is_arm(name: str) -> bool:
-    return any(word in name for word in ("hand", "radius", "ulna", "humerus"))
-
-
 def _distance_to(mask: npt.NDArray[np.uint8], pixel_mm: float) -> npt.NDArray[np.float32]:
     """Distance to the nearest set pixel in mm, from every second row and column; far where there is none."""
     small = mask[::2, ::2] != 0
@@ -240,22 +194,12 @@ def _distance_to(mask: npt.NDArray[np.uint8], pixel_mm: float) -> npt.NDArray[np
     return np.ascontiguousarray(full[: mask.shape[0], : mask.shape[1]])
 
 
-def _box(mask: npt.NDArray[np.uint8]) -> tuple[slice, slice]:
-    """Rows and columns that hold every set pixel, and one around; empty where there is none."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if len(rows) == 0:
-        return slice(0, 0), slice(0, 0)
-    return slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
-
-
-def _structures(anatomy: Anatomy, fine: Geometry) -> tuple[npt.NDArray[np.uint8], list[_Owner]]:
+def _structures(anatomy: Anatomy, fine: Geometry) -> tuple[npt.NDArray[np.uint8], list[Owner]]:
     """Give every bone, labelled or not, a number on the fine grid (plane, row, column), and who that is."""
     out = np.zeros(fine.shape[::-1], np.uint8)
     owners = []
     for name, mesh in [*anatomy.others.items(), *anatomy.bones.items()]:
-        shaft, end, plates = _SHAFTS.get(name.split("_")[-1], (1.5, 1.2, ()))
-        z = mesh.vertices_mm[:, 2]
-        owners.append(_Owner(name, float(z.min()), float(z.max()), shaft, end, plates))
+        owners.append(Owner.of(name, mesh.vertices_mm[:, 2]))
         _paint(out.T, mesh, fine, len(owners))
     return out, owners
 

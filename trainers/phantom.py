@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,13 @@ from seg_core.ply import Mesh, write_ply
 from trainers.anatomy import Anatomy, AnatomyConfig, make_anatomy
 from trainers.dicom_writer import SeriesInfo, write_series
 from trainers.draw import Drawing, draw_scan, scan_geometry, true_labels
+from trainers.landmarks import FEMUR_OF_STATURE
 from trainers.mr import Contrast, draw_hard_look, draw_look
 from trainers.soft_tissue import draw_body
 
+Difficulty = Literal["ordinary", "hard"]
 _AIR_BELOW_MM = 12.0
+_LEAST_SIZE = 3  # of a ghost that is shifted by an eighth to a third of the rows
 _PARTS = {"dicom", "labels.nii.gz", "labels.json", "masks", "meshes", "phantom.json"}
 # Median stature of girls and boys together, cm: Kuczmarski et al., CDC growth charts, 2000.
 _AGES = (4.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
@@ -35,15 +38,17 @@ class PhantomConfig:
     Parameters
     ----------
     seed : int
-        Of everything that is drawn; the same seed gives the same bytes.
+        Of everything that is drawn. The same configuration gives the same bytes on one kind of processor; on
+        another, whose linear algebra rounds otherwise, the surfaces may differ in their last digits.
     subject : int, optional
         One of the 26 measured subjects instead of a draw.
     bones : str, optional
-        Folder of meshes (``right_tibia.ply`` ...) instead of a draw.
+        Folder of meshes (``right_tibia.ply`` ...) instead of a draw; as large as they are, unless a stature
+        or scale is given.
     stature_cm, scale : float, optional
         Body height, or factor on the adult bones; drawn between 110 and 175 cm by default.
     size : int
-        Rows and columns of a slice.
+        Rows and columns of a slice, 3 or more.
     pixel_mm, slice_mm : float
         Distance of pixels and of slices, mm.
     slices : int, optional
@@ -55,7 +60,10 @@ class PhantomConfig:
     contrast : {"water", "in_phase", "fat"}
         The scan's look.
     bare_shin : float
+    joints : bool
         See `trainers.soft_tissue.Body`.
+    planes : int
+        Planes a slice that are averaged.
     """
 
     seed: int = 0
@@ -68,16 +76,26 @@ class PhantomConfig:
     slice_mm: float = 3.0
     slices: int | None = None
     trunk_mm: float = 90.0
-    difficulty: Literal["ordinary", "hard"] = "ordinary"
+    difficulty: Difficulty = "ordinary"
     contrast: Contrast = "water"
     bare_shin: float = 0.0
+    joints: bool = False
+    planes: int = 2
 
     def __post_init__(self) -> None:
         slices = 1 if self.slices is None else self.slices
         if min(self.size, self.pixel_mm, self.slice_mm, slices) <= 0:
             raise UsageError("a size, spacing or number of slices that is not positive", "numbers above 0")
+        if self.size < _LEAST_SIZE:
+            raise UsageError(
+                f"slices of {self.size} x {self.size}", f"{_LEAST_SIZE} rows and columns or more"
+            )
         if self.seed < 0:
             raise UsageError(f"seed {self.seed}", "0 or more")
+        if self.contrast not in (contrasts := get_args(Contrast)):
+            raise UsageError(f"a contrast {self.contrast!r}", f"one of {', '.join(contrasts)}")
+        if self.difficulty not in (difficulties := get_args(Difficulty)):
+            raise UsageError(f"a difficulty {self.difficulty!r}", f"one of {', '.join(difficulties)}")
         if self.subject is not None and self.bones is not None:
             raise UsageError("both a subject and a folder of bones", "one of them")
 
@@ -96,12 +114,15 @@ class Phantom:
         The surfaces behind them.
     facts : mapping
         How it was made, as JSON.
+    series : SeriesInfo
+        What its DICOM headers say.
     """
 
     volume: Volume
     labels: LabelMap
     anatomy: Anatomy
     facts: Mapping[str, Any]
+    series: SeriesInfo
 
 
 def make_phantom(config: PhantomConfig, threads: int = 2) -> Phantom:
@@ -114,7 +135,30 @@ def make_phantom(config: PhantomConfig, threads: int = 2) -> Phantom:
     """
     anatomy, geometry, drawing, facts = place(config)
     volume = draw_scan(anatomy, geometry, drawing, threads)
-    return Phantom(volume, true_labels(anatomy, geometry), anatomy, facts)
+    series = name_series(
+        facts,
+        anatomy,
+        description=f"{config.contrast} phantom",
+        image_type=("ORIGINAL", "PRIMARY", "M", config.contrast.upper()),
+    )
+    return Phantom(volume, true_labels(anatomy, geometry), anatomy, facts, series)
+
+
+def name_series(facts: Mapping[str, Any], anatomy: Anatomy, **headers: Any) -> SeriesInfo:
+    """Name a series by all that is known of it; whatever differs makes another series.
+
+    Parameters
+    ----------
+    facts : mapping
+        How the scan is made, as JSON.
+    anatomy : Anatomy
+        Where it lies in the scanner. Scans of one body at one place belong to one patient and study.
+    headers
+        Of `SeriesInfo`.
+    """
+    body = [facts["anatomy"], facts["drawing"]["body"], anatomy.landmarks["right_hip"].tolist()]
+    seed, study = (json.dumps(known, sort_keys=True) for known in (facts, body))
+    return SeriesInfo(seed, study=study, **headers)
 
 
 def place(config: PhantomConfig) -> tuple[Anatomy, Geometry, Drawing, dict[str, Any]]:
@@ -123,6 +167,8 @@ def place(config: PhantomConfig) -> tuple[Anatomy, Geometry, Drawing, dict[str, 
     anatomy_config, drawing = _draw(config, rng)
     # A scanner's axes begin anywhere in the patient.
     anatomy = _moved(make_anatomy(anatomy_config), rng.uniform(-150, 150, 3))
+    if config.bones is not None and config.stature_cm is None:  # their size tells how old they are
+        drawing = replace(drawing, age_years=_age(anatomy.femur_mm / (10 * FEMUR_OF_STATURE)))
     geometry = _field_of_view(anatomy, config, rng)
     facts = {
         "schema": 1,
@@ -177,7 +223,7 @@ def write_phantom(phantom: Phantom, folder: Path, overwrite: bool = False) -> No
 def _draw(config: PhantomConfig, rng: np.random.Generator) -> tuple[AnatomyConfig, Drawing]:
     """Draw what the configuration leaves open."""
     stature = config.stature_cm
-    if stature is None and config.scale is None:
+    if stature is None and config.scale is None and config.bones is None:
         stature = float(rng.uniform(110, 175))
     anatomy = AnatomyConfig(
         seed=config.seed,
@@ -187,9 +233,14 @@ def _draw(config: PhantomConfig, rng: np.random.Generator) -> tuple[AnatomyConfi
         scale=config.scale,
     )
     height = stature if stature is not None else 172.0 * (config.scale or 1.0)
-    age = float(np.interp(height, _STATURES_CM, _AGES))
+    age = _age(height)
     look = (draw_hard_look if config.difficulty == "hard" else draw_look)(rng, config.contrast)
-    return anatomy, Drawing(replace(draw_body(rng), bare_shin=config.bare_shin), look, age)
+    body = replace(draw_body(rng), bare_shin=config.bare_shin, joints=config.joints)
+    return anatomy, Drawing(body, look, age, config.planes)
+
+
+def _age(stature_cm: float) -> float:
+    return float(np.interp(stature_cm, _STATURES_CM, _AGES))
 
 
 def _field_of_view(anatomy: Anatomy, config: PhantomConfig, rng: np.random.Generator) -> Geometry:
@@ -228,9 +279,7 @@ def _is_phantom(folder: Path) -> bool:
 def _write_parts(phantom: Phantom, folder: Path) -> None:
     (folder / "masks").mkdir(parents=True)
     (folder / "meshes").mkdir()
-    seed = phantom.facts["config"]["seed"]
-    description = f"{phantom.facts['config']['contrast']} phantom"
-    write_series(folder / "dicom", phantom.volume, SeriesInfo(seed=str(seed), description=description))
+    write_series(folder / "dicom", phantom.volume, phantom.series)
     write_labels(folder / "labels.nii.gz", phantom.labels)
     write_label_table(folder / "labels.json", phantom.labels.labels)
     for value, name in phantom.labels.labels.items():

@@ -57,6 +57,9 @@ class Body:
     bare_shin : float
         How far the calf's flesh lies behind and beside the tibia: 0 all around it, as in `lls phantom`; 1 so
         that nothing but skin and a little fat is on its inner face, as in most people.
+    joints : bool
+        Whether joints hold cartilage, fluid and menisci, bones end in compact bone, and bowel keeps away from
+        them; without, as in `lls phantom`, muscle and bowel fill what lies between bones.
     """
 
     seed: int = 0
@@ -66,6 +69,7 @@ class Body:
     fascia: float = 0.035
     bulk: float = 1.0
     bare_shin: float = 0.0
+    joints: bool = False
 
 
 def draw_body(rng: np.random.Generator) -> Body:
@@ -124,6 +128,9 @@ _TRUNK_ALONG = np.array([-0.29, -0.17, -0.06, 0.05, 0.2, 0.35, 0.5, 0.8, 1.2])
 _TRUNK_X = np.array([28, 100, 156, 166, 158, 142, 134, 138, 146])
 _TRUNK_Y = np.array([26, 62, 88, 102, 103, 94, 90, 96, 104])
 _TRUNK_FAT = np.array([1.4, 1.5, 1.6, 1.7, 1.6, 1.5, 1.3, 1.2, 1.1])
+
+# Between bowel and bones lie muscles; at the hips, up to that place along the trunk, bowel lies between them.
+_BOWEL_MM, _PELVIS_MM, _HIPS = 10, 52, 0.12
 
 _HARMONICS = 4
 _ANGLES = np.linspace(-np.pi, np.pi, 256, endpoint=False)
@@ -200,7 +207,7 @@ class SoftTissue:
         return _fill_plane(
             xs, ys, outside_mm, arm_mm, outlines, walls, muscles, vessels,
             self._trunk_row(z), self.trunk_muscles, noise,
-            np.array([self.body.skin_mm, self.body.fascia, _NOISE_MM, self._scale()]),
+            np.array([self.body.skin_mm, self.body.fascia, _NOISE_MM, self._scale(), *self._bowel_room()]),
         )  # fmt: skip
 
     def box(self, z: float) -> tuple[float, float, float, float] | None:
@@ -217,6 +224,12 @@ class SoftTissue:
             float((x - reach_x).min()), float((x + reach_x).max()),
             float((y - reach_y).min()), float((y + reach_y).max()),
         )  # fmt: skip
+
+    def _bowel_room(self) -> tuple[float, float]:
+        """Return how far bowel stays from bones, and from the middle at the hips, mm."""
+        if not self.body.joints:
+            return -np.inf, np.inf
+        return _BOWEL_MM * self._scale(), _PELVIS_MM * self._scale()
 
     def _scale(self) -> float:
         return float(np.mean([limb.scale for limb in self.limbs])) if self.limbs else 1.0
@@ -404,7 +417,7 @@ def _legs(x, y, outlines, walls, apart, width):
 
 @kernel
 def _fill_plane(xs, ys, outside, arm, outlines, walls, muscles, vessels, trunk, trunk_muscles, noise, sizes):
-    skin, _, noise_mm, scale = sizes
+    skin, noise_mm, scale = sizes[0], sizes[2], sizes[3]
     rows, columns = ys.size, xs.size
     tissue = np.zeros((rows, columns), np.uint8)
     shade = np.zeros((rows, columns), np.uint8)
@@ -439,7 +452,9 @@ def _fill_plane(xs, ys, outside, arm, outlines, walls, muscles, vessels, trunk, 
             elif part == -3:
                 tissue[r, c], shade[r, c] = 3, 60
             elif part == -2:
-                tissue[r, c], shade[r, c] = _in_trunk(pu, pv, w0, w1, trunk, trunk_muscles, sizes)
+                free = outside[r, c] + 3 * w1 > sizes[4]
+                free &= trunk[5] > _HIPS or abs(x - trunk[0]) + 6 * w0 < sizes[5]
+                tissue[r, c], shade[r, c] = _in_trunk(pu, pv, w0, w1, trunk, trunk_muscles, sizes, free)
             else:
                 tissue[r, c], shade[r, c] = _in_limb(
                     pu, pv, w0, w1, outlines[part], muscles[part], vessels[part], sizes
@@ -460,11 +475,11 @@ def _in_limb(u, v, w0, w1, outline, muscles, vessels, sizes):
 
 
 @kernel
-def _in_trunk(u, v, w0, w1, trunk, muscles, sizes):
-    """Cavity with loops of bowel in front of the spine; muscles around."""
+def _in_trunk(u, v, w0, w1, trunk, muscles, sizes, free):
+    """Cavity with loops of bowel in front of the spine, where it is free; muscles around."""
     cavity = np.hypot(u / 0.66, (v - 0.16) / 0.66)
     height = trunk[5] * 9
-    if cavity < 1.0:
+    if cavity < 1.0 and free:
         cu, cv = u + 0.12 * w0 + 0.25 * np.sin(height), v + 0.12 * w1 + 0.25 * np.cos(1.7 * height)
         index, distance, between = _cell(0.8 * cv, 1.1 * cu, muscles, 0.03)
         return (2 if between or distance > 0.28 else 11), 30 + index

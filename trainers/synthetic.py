@@ -9,6 +9,7 @@ air above a hand takes it for bone.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,16 @@ def spec_of(size: int) -> ModelSpec:
 STATURES_CM = (108.0, 178.0)
 """Range of statures, where nothing else is said."""
 
+JOINTS, PLANE_MM = 0.75, 2.0
+"""Share of people whose joints are drawn; thickness of the planes that make a slice."""
+
 
 def draw_phantom_config(
     seed: int, subjects: tuple[int, ...] = (), statures_cm: tuple[float, float] = STATURES_CM
 ) -> PhantomConfig:
     """Draw a scan for training; of one of the subjects, else of a draw from the training basis."""
     rng = np.random.default_rng([seed, 5])
-    return PhantomConfig(
+    drawn = PhantomConfig(
         seed=seed,
         subject=int(rng.choice(subjects)) if subjects else None,
         stature_cm=float(rng.uniform(*statures_cm)),
@@ -57,6 +61,8 @@ def draw_phantom_config(
         contrast="in_phase" if rng.random() < 0.08 else "water",
         bare_shin=float(rng.uniform(0.5, 1.2)) if rng.random() < 0.75 else 0.0,
     )
+    planes = max(round(drawn.slice_mm / PLANE_MM), 2)
+    return replace(drawn, joints=bool(rng.random() < JOINTS), planes=planes)
 
 
 def training_slices(

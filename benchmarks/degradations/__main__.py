@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from benchmarks.command import command, parser_of
 from benchmarks.degradations.degrade import DEGRADATIONS, Degradation, Scan
+from benchmarks.looks import keep_scan
 from benchmarks.pictures import Panel, draw_panels
 from seg_core.labels import BONES
 from seg_core.metrics import evaluate
@@ -35,7 +36,7 @@ from seg_core.runner import Runner
 from seg_core.scan import read_scan
 from seg_core.segment import segment
 from trainers.curves import can_draw
-from trainers.phantom import PhantomConfig, make_phantom, write_phantom
+from trainers.phantom import PhantomConfig
 
 FIRST_SEED = 940_000
 PEOPLE = ((23, 122.0), (24, 138.0), (25, 162.0))
@@ -72,9 +73,8 @@ def people(smoke: bool) -> Iterator[PhantomConfig]:
 
 
 def read(config: PhantomConfig, folder: Path) -> Scan:
-    """Return a scan with its truth, made where it is not there yet."""
-    if not folder.is_dir():
-        write_phantom(make_phantom(config), folder)
+    """Return a scan with its truth, made where it is not there yet; refuse another's."""
+    keep_scan(config, folder)
     return Scan(read_scan(folder / "dicom").volume, read_labels(folder / "labels.nii.gz"))
 
 

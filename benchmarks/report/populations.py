@@ -7,19 +7,18 @@ resolutions that vary, slices 1 mm apart. In the report only the right leg was l
 of the right leg are taken, and the left one is nobody's.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from benchmarks.looks import ScannerLook, scan_person
-from seg_core.errors import ScanError, UsageError
+from benchmarks.looks import ScannerLook, keep_scan
+from seg_core.errors import ScanError
 from seg_core.model_spec import Grid, ModelSpec
 from trainers.masks import MaskOptions
-from trainers.phantom import PhantomConfig, make_phantom, write_phantom
+from trainers.phantom import PhantomConfig
 from trainers.prepare import PrepareConfig, prepare
 from trainers.subjects import read_subjects
 
@@ -93,14 +92,7 @@ def scan(person: Person, folder: Path) -> Path:
     UsageError
         If another scan is there under his name.
     """
-    path = folder / person.name
-    if not path.exists():
-        phantom = scan_person(person.config, person.look) if person.look else make_phantom(person.config)
-        write_phantom(phantom, path)
-    facts = json.loads((path / "phantom.json").read_text(encoding="utf-8"))
-    if facts["config"] != asdict(person.config):
-        raise UsageError(f"{path} holds another scan", fix="name a new folder")
-    return path
+    return keep_scan(person.config, folder / person.name, person.look)
 
 
 def prepared(scans: Sequence[Path], folder: Path, size: int, structures: Sequence[str] = ()) -> Path:

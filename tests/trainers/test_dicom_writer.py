@@ -41,12 +41,21 @@ def test_simpleitk_reads_the_same_volume(tmp_path, dtype, degrees):
     assert np.allclose(LPS @ affine, volume.geometry.affine, atol=1e-4)
 
 
-@pytest.mark.parametrize("degrees", [0.0, 17.0])
-def test_dcm2niix_reads_the_same_volume(tmp_path, degrees):
+NO_TIMES = dict.fromkeys(("repetition_time_ms", "echo_time_ms", "flip_degrees", "tesla"))
+COMPUTED = SeriesInfo("a", image_type=("DERIVED", "SECONDARY", "OTHER"), sequence="RM", **NO_TIMES)
+SPIN_ECHO = SeriesInfo(
+    "a", study="b", sequence="SE", repetition_time_ms=550, echo_time_ms=12, flip_degrees=90
+)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "info"), [(0.0, SeriesInfo("a")), (17.0, SeriesInfo("a")), (0.0, SPIN_ECHO), (0.0, COMPUTED)]
+)
+def test_dcm2niix_reads_the_same_volume(tmp_path, degrees, info):
     from dcm2niix import bin as dcm2niix
 
     volume = make_volume(degrees=degrees)
-    write_series(tmp_path / "dicom", volume, SeriesInfo("a"))
+    write_series(tmp_path / "dicom", volume, info)
     command = [dcm2niix, "-f", "scan", "-z", "n", "-b", "n", "-o", str(tmp_path), str(tmp_path / "dicom")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     unknown_maker = "Warning: Unable to determine manufacturer"  # true: no scanner made it
@@ -70,6 +79,27 @@ def test_same_seed_same_bytes_and_other_seed_other_uids(tmp_path):
     assert {pydicom.dcmread(p).SeriesInstanceUID for p in first}.isdisjoint(
         pydicom.dcmread(p).SeriesInstanceUID for p in other
     )
+
+
+def test_headers_say_how_it_was_scanned_and_of_whom(tmp_path):
+    volume = make_volume()
+    infos = (SPIN_ECHO, COMPUTED, SeriesInfo("c", study="b"))
+    spin_echo, computed, plain = (
+        pydicom.dcmread(write_series(tmp_path / str(n), volume, info)[0]) for n, info in enumerate(infos)
+    )
+    assert (spin_echo.ScanningSequence, spin_echo.SequenceVariant, spin_echo.MRAcquisitionType) == (
+        "SE",
+        "NONE",
+        "2D",
+    )
+    assert (spin_echo.RepetitionTime, spin_echo.EchoTime, spin_echo.FlipAngle) == (550, 12, 90)
+    assert computed.ScanningSequence == "RM"
+    for name in ("RepetitionTime", "EchoTime", "FlipAngle", "MagneticFieldStrength"):
+        assert name in computed
+        assert computed[name].value is None
+    for same in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert spin_echo[same] == plain[same] != computed[same]
+    assert spin_echo.SeriesInstanceUID != plain.SeriesInstanceUID
 
 
 def test_names_are_in_no_order(tmp_path):

@@ -7,15 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 
 import trainers
+from seg_core.dicom import choose_series, find_series
 from seg_core.errors import OutputError, UsageError
 from seg_core.nifti import read_labels
 from seg_core.ply import read_ply
 from seg_core.scan import read_scan
 from seg_core.voxelize import voxelize
+from trainers.landmarks import greatest_length
 from trainers.phantom import Phantom, PhantomConfig, make_phantom, write_phantom
 
 SMALL = PhantomConfig(seed=11, stature_cm=130, size=128, pixel_mm=3.75, slice_mm=12.0)
@@ -47,6 +50,35 @@ def test_another_seed_gives_another_person(phantom: Phantom) -> None:
     assert other.labels.geometry.affine.tolist() != phantom.labels.geometry.affine.tolist()
     assert not np.array_equal(other.anatomy.bones["right_femur"].vertices_mm,
                               phantom.anatomy.bones["right_femur"].vertices_mm)  # fmt: skip
+
+
+def test_what_differs_is_another_series_and_who_lies_still_has_one_study(tmp_path: Path) -> None:
+    short = replace(SMALL, size=16, pixel_mm=30.0, slices=2)
+    different = {
+        "water": short,
+        "fat": replace(short, contrast="fat"),
+        "in_phase": replace(short, contrast="in_phase"),
+        "taller": replace(short, stature_cm=150),
+    }
+    headers = {}
+    for name, config in different.items():
+        write_phantom(make_phantom(config), tmp_path / name)
+        headers[name] = [pydicom.dcmread(path) for path in (tmp_path / name / "dicom").iterdir()]
+    assert len({path.name for path in tmp_path.glob("*/dicom/*")}) == 8
+    assert len({image.SOPInstanceUID for images in headers.values() for image in images}) == 8
+    first = {name: images[0] for name, images in headers.items()}
+    assert len({image.SeriesInstanceUID for image in first.values()}) == 4
+    for same in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        of = {name: image[same].value for name, image in first.items()}
+        assert of["water"] == of["fat"] == of["in_phase"] != of["taller"]
+    assert [first[name].ImageType[-1] for name in ("water", "fat", "in_phase")] == [
+        "WATER",
+        "FAT",
+        "IN_PHASE",
+    ]
+    shutil.rmtree(tmp_path / "taller")
+    chosen, reason = choose_series(find_series(tmp_path))
+    assert (chosen.kind.uid, reason) == (first["water"].SeriesInstanceUID, "the water series among 3 stacks")
 
 
 def test_the_series_is_read_back_with_the_truth_on_its_grid(phantom: Phantom, folder: Path) -> None:
@@ -98,12 +130,26 @@ def test_dixon_water_marrow_is_darker_than_muscle_and_brighter_than_nothing(phan
 
 
 @pytest.mark.parametrize("kind", ["meshes", "masks"])
-def test_anyones_bones_can_be_dressed(kind: str, folder: Path) -> None:
-    mine = make_phantom(replace(SMALL, stature_cm=None, scale=1.0, bones=str(folder / kind)))
+def test_anyones_bones_can_be_dressed_and_keep_their_size_and_age(kind: str, folder: Path) -> None:
+    mine = make_phantom(replace(SMALL, stature_cm=None, bones=str(folder / kind)))
     truth = read_labels(folder / "labels.nii.gz")
     voxels = np.bincount(mine.labels.array.ravel(), minlength=9)[1:] * mine.labels.geometry.voxel_volume
     expected = np.bincount(truth.array.ravel(), minlength=9)[1:] * truth.geometry.voxel_volume
     assert np.all(np.abs(voxels / expected - 1) < 0.15)
+    assert mine.facts["drawing"]["age_years"] == pytest.approx(8.4, abs=0.5)  # of 130 cm
+
+
+def test_a_stature_is_asked_for_or_not(folder: Path, tmp_path: Path) -> None:
+    short = replace(SMALL, size=16, pixel_mm=30.0, slices=2, stature_cm=None)
+    grown = make_phantom(replace(short, bones=str(folder / "meshes"), stature_cm=160.0))
+    lengths = [greatest_length(grown.anatomy.bones[f"{side}_femur"]) for side in ("right", "left")]
+    assert np.mean(lengths) == pytest.approx(2.674 * 160, rel=0.002)
+    assert grown.facts["drawing"]["age_years"] == pytest.approx(13.65, abs=0.05)
+    shutil.copy(folder / "meshes" / "left_tibia.ply", tmp_path)
+    one = make_phantom(replace(short, bones=str(tmp_path)))
+    tibia = read_ply(tmp_path / "left_tibia.ply")
+    assert greatest_length(one.anatomy.bones["left_tibia"]) == pytest.approx(greatest_length(tibia))
+    assert 6 < one.facts["drawing"]["age_years"] < 11  # by the femur that such a tibia may have
 
 
 def test_a_folder_is_not_overwritten_unless_asked_and_a_phantom(phantom: Phantom, tmp_path: Path) -> None:
@@ -133,7 +179,24 @@ def test_a_folder_is_not_overwritten_unless_asked_and_a_phantom(phantom: Phantom
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "taken"]
 
 
-@pytest.mark.parametrize("wrong", [{"size": 0}, {"slice_mm": -1.0}, {"subject": 3, "bones": "x"}])
+def test_the_smallest_slices_can_be_drawn_and_read(tmp_path: Path) -> None:
+    for size in range(3, 7):
+        phantom = make_phantom(replace(SMALL, size=size, pixel_mm=480 / size, slices=2))
+        write_phantom(phantom, tmp_path / str(size))
+        assert np.array_equal(read_scan(tmp_path / str(size) / "dicom").volume.array, phantom.volume.array)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": 0},
+        {"size": 2},
+        {"slice_mm": -1.0},
+        {"subject": 3, "bones": "x"},
+        {"contrast": "T1"},
+        {"difficulty": "Hard"},
+    ],
+)
 def test_senseless_configurations_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         PhantomConfig(**wrong)  # type: ignore[arg-type]
