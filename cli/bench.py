@@ -19,7 +19,10 @@ from cli.console import debug_option
 @debug_option
 @click.pass_context
 def bench(ctx: click.Context, model: str, **flags: Any) -> None:
-    """Measure MODEL in every runtime and framework, in turns: time, start, memory, labels."""
+    """Measure MODEL in every runtime and framework, in turns: time, start, memory, labels.
+
+    MODEL is an ONNX file of lls; by default the network that comes with it.
+    """
     from benchmarks.backends import main
 
     arguments = ["--model", model, "--scan", flags["scan"]]

@@ -23,7 +23,8 @@ progress_option = click.option(
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="Progress on standard error: for people, or a JSON object a line for programs.",
+    help="Progress on standard error: for people, or for programs a JSON object a line, among the lines that"
+    " are none; json stays with -q.",
 )
 
 

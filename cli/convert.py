@@ -9,7 +9,7 @@ from cli.console import PATH, debug_option, warn
 
 @click.command()
 @click.argument("scan", type=PATH)
-@click.option("-o", "--output", required=True, type=PATH, help="FILE.nii.gz or .nii.")
+@click.option("-o", "--output", required=True, type=PATH, help="FILE.nii.gz or .nii; its folder is made.")
 @click.option("--series", help="Number, UID or part of the description of the series that is meant.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @debug_option
@@ -20,14 +20,16 @@ def convert(scan: Path, output: Path, series: str | None, overwrite: bool) -> No
     """
     from seg_core.errors import UsageError
     from seg_core.nifti import is_nifti, write_volume
-    from seg_core.output import check_new_file
+    from seg_core.output import check_new_file, parents_of
     from seg_core.scan import read_scan
 
     if not is_nifti(output):
         raise UsageError(f"an output called {output.name}", "FILE.nii.gz or FILE.nii")
-    check_new_file(output, overwrite)
+    check_new_file(output, overwrite, new_folder=True)
     found = read_scan(scan, series)
-    for text in (*found.warnings, *write_volume(output, found.volume)):
+    with parents_of(output):
+        notes = write_volume(output, found.volume)
+    for text in (*found.warnings, *notes):
         warn(text)
     shape = " x ".join(map(str, found.volume.geometry.shape))
     click.echo(f"{output}: {shape} voxels, {found.volume.array.dtype}")

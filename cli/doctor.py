@@ -12,7 +12,10 @@ from cli.console import debug_option, json_option, print_json, table
 @json_option
 @debug_option
 def doctor(model: str, as_json: bool) -> None:
-    """Try to run MODEL on every device in every precision, and say which one `lls segment` takes."""
+    """Try to run MODEL on every device in every precision, and say which one `lls segment` takes.
+
+    MODEL is an ONNX file of lls; by default the network that comes with it.
+    """
     from seg_core.doctor import examine
     from seg_core.errors import DeviceError
 

@@ -3,17 +3,15 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import PATH, debug_option, json_option, number, print_json, table
+from cli.console import PATH, debug_option, json_option, number, print_json, table, warn
 
 if TYPE_CHECKING:
-    from seg_core.geometry import LabelMap
     from seg_core.metrics import Scores, Summary
 
 _FIELDS = ("dsc", "volume_error_cm3", "predicted_cm3", "true_cm3")
@@ -33,9 +31,11 @@ def evaluate(
 ) -> None:
     """Compare predicted with true label maps (NIfTI), bone by bone: DSC and volume error.
 
-    Both files of a pair lie on the same grid. Voxels that are 255 in the truth, where nobody knows, count in
-    nothing. Several pairs give mean and standard deviation too; a bone that
-    is in neither file of a pair is left out of them (of surface distances: in one of the two only).
+    Both files of a pair lie on the same grid. The .json beside a file names its values. A mask of one
+    structure has none: it is what its file is called (right_femur.nii.gz), and only that is compared. Else
+    the names of lls are assumed, with a warning. Voxels that are 255 in the truth, where nobody knows, count
+    in nothing. Several pairs give mean and standard deviation too; a bone that is in neither file of a pair
+    is left out of them (of surface distances: in one of the two only).
     """
     from seg_core.errors import UsageError
     from seg_core.metrics import summarise
@@ -45,9 +45,16 @@ def evaluate(
         raise UsageError(f"{len(files)} files", "pairs: PRED TRUTH [PRED TRUTH ...]")
     if csv_file is not None:
         check_new_file(csv_file, overwrite)
-    names, scores = score_pairs([(files[n], files[n + 1]) for n in range(0, len(files), 2)], surface)
+    names, scores, notes = score_pairs([(files[n], files[n + 1]) for n in range(0, len(files), 2)], surface)
+    for text in dict.fromkeys(text for pair in notes for text in pair):
+        warn(text)
     pairs = [
-        {"prediction": str(files[2 * n]), "truth": str(files[2 * n + 1]), "bones": records(names, score)}
+        {
+            "prediction": str(files[2 * n]),
+            "truth": str(files[2 * n + 1]),
+            "bones": records(names, score),
+            "warnings": notes[n],
+        }
         for n, score in enumerate(scores)
     ]
     summary = summarise(scores)
@@ -64,64 +71,35 @@ def evaluate(
 
 def score_pairs(
     pairs: Sequence[tuple[Path, Path]], surface: bool = False
-) -> tuple[dict[int, str], list["Scores"]]:
-    """Return the names of all labels and the scores of each (prediction, truth)."""
+) -> tuple[dict[int, str], list["Scores"], list[tuple[str, ...]]]:
+    """Return the names of all labels, the scores of each (prediction, truth), and what was assumed for it."""
+    from seg_core.comparison import read_pair
     from seg_core.labels import IGNORED
     from seg_core.metrics import evaluate as compare
     from seg_core.metrics import leave_unknown
     from seg_core.moments import label_moments
-    from seg_core.nifti import read_labels
 
-    names: dict[int, str] = {}
-    invented: dict[int, str] = {}
-    scores = []
+    given: dict[int, str] = {}
+    assumed: dict[int, str] = {}
+    numbers: dict[int, str] = {}
+    scores, notes = [], []
     # Which labels there are is known after the first look only; maps are read twice so that one pair at a
     # time is in memory.
     for pair in pairs:
-        for path in pair:
-            labelmap = read_labels(path)
-            found, known = _names(labelmap, path)
-            (names if known else invented).update(found)
-            # A table need not name all that a file holds.
-            invented.update({value: f"label_{value}" for value in label_moments(labelmap.array)})
-        _refuse_other_names(*pair)
-    names = invented | names
+        compared = read_pair(*pair)
+        given.update(compared.given)
+        assumed.update(compared.assumed)
+        for labelmap in (compared.predicted, compared.truth):  # a table need not name all that a file holds
+            numbers.update({value: f"label_{value}" for value in label_moments(labelmap.array)})
+        notes.append(compared.notes)
+    names = numbers | assumed | given
     names.pop(IGNORED, None)
     highest = max(names, default=1)
     for pair in pairs:
-        predicted, truth = leave_unknown(*(read_labels(path) for path in pair))
+        compared = read_pair(*pair)
+        predicted, truth = leave_unknown(compared.predicted, compared.truth)
         scores.append(compare(predicted, truth, n_labels=highest, surface=surface))
-    return dict(sorted(names.items())), scores
-
-
-def _refuse_other_names(predicted: Path, truth: Path) -> None:
-    """Refuse a pair whose tables give a value different names: labels are compared by their values."""
-    from seg_core.errors import UsageError
-    from seg_core.nifti import names_beside
-
-    ours, theirs = names_beside(predicted) or {}, names_beside(truth) or {}
-    for value in sorted(ours.keys() & theirs.keys()):
-        spelled = [re.sub(r"[\W_]+", "_", table[value]).casefold() for table in (ours, theirs)]
-        if spelled[0] != spelled[1]:
-            raise UsageError(
-                f"{value} is {ours[value]} in {predicted.name} and {theirs[value]} in {truth.name}",
-                "the same values for the same structures",
-                "change the values of one; where a side is unknown, give the prediction its side first",
-            )
-
-
-def _names(labelmap: "LabelMap", path: Path) -> tuple[Mapping[int, str], bool]:
-    """Return the file's names; those of lls for a file without a table whose values fit them.
-
-    And whether anybody gave them: those of other values are numbers alone.
-    """
-    from seg_core.labels import BONES, IGNORED, sided_labels
-    from seg_core.nifti import names_beside
-
-    ours = sided_labels(BONES)
-    has_table = names_beside(path) is not None
-    odd = set(labelmap.labels) - set(ours) - {IGNORED}
-    return (labelmap.labels, has_table) if has_table or odd else (ours, True)
+    return dict(sorted(names.items())), scores, notes
 
 
 def records(names: Mapping[int, str], scores: "Scores") -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """`lls inspect`: which series a scan holds, which would be taken and why."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,12 @@ def inspect(scan: Path, series: str | None, as_json: bool) -> None:
 
 def _listing(entries: tuple[Mapping[str, Any], ...], taken: int | None) -> str:
     rows = []
+    shared = Counter(entry.get("description") for entry in entries)
     for entry in entries:
         mark = click.style(">", fg="green", bold=True) if entry["number"] == taken else " "
         what = entry.get("description") or ("(no description)" if "description" in entry else "NIfTI")
+        if shared[entry.get("description")] > 1 and entry.get("folder"):
+            what += f" (in {entry['folder']})"  # else nothing tells them apart
         image_type = "\\".join(entry.get("image_type", ())) or "-"
         rows.append(
             (

@@ -114,6 +114,9 @@ def segment(
     paths = [*scans, *more_scans]
     if not paths:
         raise click.UsageError("Missing argument 'SCAN...'.", ctx)
+    given = ctx.get_parameter_source("hip_tolerance") is click.core.ParameterSource.COMMANDLINE
+    if given and flags["hip_slice"] is None:
+        raise click.UsageError("--hip-tolerance says nothing without --hip-slice: name that slice too.", ctx)
     names = output_names(paths, flags["name"])
     runner, settings = _open(flags)
     if not flags["quiet"]:

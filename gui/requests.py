@@ -26,6 +26,8 @@ def arguments(job: Job, folder: Path) -> list[str]:
     ask = dict(job.request)
     progress = ["--progress", "json"]
     if job.kind == "segment":
+        if ask.get("hip_slice") is None:  # the page asks for both, and one alone says nothing
+            ask.pop("hip_tolerance", None)
         base = ["segment", ask.pop("scan"), "-o", str(folder / RESULT), "--json", *progress]
         return base + flags(ask)
     if job.kind == "prepare":

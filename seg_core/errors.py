@@ -104,3 +104,8 @@ class OutputError(LlsError):
     """The output cannot be written."""
 
     exit_code = 10
+
+
+def install_hint(extras: str) -> str:
+    """Return how an extra is installed: lls is in no package index, but in the folder that was downloaded."""
+    return f"pip install '.[{extras}]' in the folder of lls"

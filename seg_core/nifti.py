@@ -266,6 +266,8 @@ def _load(path: Path) -> Any:
         raise ScanError(f"no permission to read {path.name}", fix="change the file's permissions") from error
     except Exception as error:  # nibabel raises anything on damaged headers
         raise _damaged(path) from error
+    if image is None and path.is_dir():
+        raise ScanError(f"{path} is a folder", "a NIfTI file", "name the file in it")
     if image is None:
         raise ScanError(f"{path} is not there", "a NIfTI file", "check the path")
     if not isinstance(image, nibabel.Nifti1Pair):

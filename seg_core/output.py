@@ -7,14 +7,24 @@ during that move leaves the target as it was.
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import IO
 
 from seg_core.errors import OutputError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_PARTIAL = ".partial"
 
 
 @contextmanager
@@ -43,23 +53,81 @@ def staged_output(target: str | Path, name: str, overwrite: bool = False) -> Ite
         Nothing is left behind, also when any other error or an interruption passes through.
     """
     target = Path(target).resolve()
+    with parents_of(target):
+        stage, hold = None, None
+        try:
+            # Inside a folder that is there: it may be a mount point; files are renamed within a disk only.
+            beside = target if target.is_dir() else target.parent
+            _remove_abandoned(beside, name)
+            stage, hold = _make_stage(beside, name)
+            yield stage
+            _move_into_place(stage, target, name, overwrite)
+        except OSError as error:
+            raise output_error(error, target) from error
+        except OutputError as error:  # which may speak of the temporary folder
+            raise OutputError(*(text.replace(str(stage), str(target)) for text in error.args)) from error
+        finally:
+            if stage is not None:
+                shutil.rmtree(stage, ignore_errors=True)
+            if hold is not None:
+                os.close(hold)
+
+
+@contextmanager
+def parents_of(target: Path) -> Iterator[None]:
+    """Make the folders above a file or folder; those that stay empty are removed at the end.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be made.
+    """
     made = _make_parents(target)
-    stage = None
     try:
-        # Inside a folder that is there: it may be a mount point, and files are renamed within a disk only.
-        beside = target if target.is_dir() else target.parent
-        stage = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".partial", dir=beside))
-        yield stage
-        _move_into_place(stage, target, name, overwrite)
-    except OSError as error:
-        raise output_error(error, target) from error
-    except OutputError as error:  # which may speak of the temporary folder
-        raise OutputError(*(text.replace(str(stage), str(target)) for text in error.args)) from error
+        yield
     finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
         for folder in made:
             _remove_if_empty(folder)
+
+
+def _make_stage(beside: Path, name: str) -> tuple[Path, int | None]:
+    """Make the temporary folder, and hold it as long as this process lives."""
+    while True:
+        stage = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=_PARTIAL, dir=beside))
+        hold = _hold(stage, wait=True)
+        if stage.is_dir():  # before it was held, another process may have taken it for an abandoned one
+            return stage, hold
+        if hold is not None:
+            os.close(hold)
+
+
+def _remove_abandoned(beside: Path, name: str) -> None:
+    """Remove what processes that were killed have left of this name: what nobody holds."""
+    ours = re.compile(rf"\.{re.escape(name)}-[a-z0-9_]{{8}}{re.escape(_PARTIAL)}")
+    for folder in beside.iterdir():
+        if ours.fullmatch(folder.name) and (hold := _hold(folder, wait=False)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(hold)
+
+
+def _hold(folder: Path, wait: bool) -> int | None:
+    """Return what holds a folder until it is closed or the process ends; None where that cannot be.
+
+    Without ``wait`` also where another process holds it. Windows cannot hold folders so: nothing is taken for
+    abandoned there.
+    """
+    if fcntl is None:
+        return None
+    try:
+        hold = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(hold, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(hold)
+        return None
+    return hold
 
 
 def check_free(target: str | Path, name: str, files: Sequence[str], overwrite: bool = False) -> None:
@@ -108,8 +176,8 @@ def check_writable(target: str | Path) -> None:
         raise output_error(error, target) from error
 
 
-def check_new_file(path: Path, overwrite: bool = False) -> None:
-    """Refuse, before any work, one file that could not be written.
+def check_new_file(path: Path, overwrite: bool = False, new_folder: bool = False) -> None:
+    """Refuse, before any work, one file that could not be written; with ``new_folder`` its folder is made.
 
     Raises
     ------
@@ -117,7 +185,7 @@ def check_new_file(path: Path, overwrite: bool = False) -> None:
         If it exists and may not be replaced, or its folder is not there or not to be written to.
     """
     try:
-        if not path.parent.is_dir():
+        if not (new_folder or path.parent.is_dir()):
             raise OutputError(f"{path.parent} is no folder", "a folder that is there", "make it first")
         check_writable(path.parent)
         if path.is_dir():

@@ -15,7 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.errors import DeviceError, MemoryLimitError, MissingPackageError, ModelError, UsageError
+from seg_core.errors import (
+    DeviceError,
+    MemoryLimitError,
+    MissingPackageError,
+    ModelError,
+    UsageError,
+    install_hint,
+)
 from seg_core.model_spec import METADATA_KEY, ModelSpec
 from seg_core.precision import FASTEST, STALE, Precision, check_precision, twin_path, why_not
 from seg_core.upsample import greatest_classes
@@ -115,7 +122,7 @@ class Runner:
         auto = precision == "auto"
         wanted = FASTEST[first] if auto else precision
         if precision == "fp32" or not self._take_twin(path, wanted, auto):
-            self._session, self.device = self._open(data, name=self.name)
+            self._session, self.device = self._open(path or data, name=self.name)
             self.spec = _read_spec(self._session, self.name)
             self._say_precision(precision)
             if auto and self.spec.twin is None and FASTEST[self.device] != wanted:  # the first did not start
@@ -131,7 +138,7 @@ class Runner:
             return False
         name, data = _read(twin)
         try:
-            session, device = self._open(data, name=name)
+            session, device = self._open(twin, name=name)
             spec = _read_spec(session, name)
         except ModelError as error:
             if not auto:
@@ -352,7 +359,7 @@ def _import_runtime() -> Any:
     except ImportError as error:
         raise MissingPackageError(
             f"ONNX Runtime cannot be imported: {error}",
-            fix="pip install 'lls[cpu]' (or 'lls[gpu]', 'lls[openvino]')",
+            fix=f"{install_hint('cpu')} (or gpu, or openvino)",
         ) from error
     return onnxruntime
 
@@ -381,17 +388,17 @@ def _wanted(device: str, offered: list[str]) -> list[str]:
     return [d for d in ("cuda", "openvino", "cpu") if _PROVIDERS[d] in offered]
 
 
-def _open(runtime: Any, data: bytes, device: str, threads: int | None, name: str) -> tuple[Any, str]:
-    """Start a session; return it with the device that it runs on."""
+def _open(runtime: Any, source: Path | bytes, device: str, threads: int | None, name: str) -> tuple[Any, str]:
+    """Start a session, which keeps bytes but no file's; return it with the device that it runs on."""
     offered = runtime.get_available_providers()
     for candidate in _wanted(device, offered):
         provider = _PROVIDERS[candidate]
         if provider not in offered:
             raise DeviceError(
                 f"device {candidate}: the installed ONNX Runtime offers {', '.join(offered)}",
-                fix=f"pip install 'lls[{_EXTRAS[candidate]}]' in a new environment, or --device auto",
+                fix=f"{install_hint(_EXTRAS[candidate])}, into a new environment, or --device auto",
             )
-        session = _session(runtime, data, candidate, threads, name)
+        session = _session(runtime, source, candidate, threads, name)
         # A provider that cannot start falls back to the CPU with a line in a log.
         if session is not None and session.get_providers()[0] == provider:
             return session, candidate
@@ -401,7 +408,7 @@ def _open(runtime: Any, data: bytes, device: str, threads: int | None, name: str
     )
 
 
-def _session(runtime: Any, data: bytes, device: str, threads: int | None, name: str) -> Any:
+def _session(runtime: Any, source: Path | bytes, device: str, threads: int | None, name: str) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised, and said by us
     if threads is not None:
@@ -417,9 +424,9 @@ def _session(runtime: Any, data: bytes, device: str, threads: int | None, name: 
         runtime.preload_dlls()
     providers = [(_PROVIDERS[device], settings[device])]
     try:
-        return runtime.InferenceSession(data, options, providers=providers)
+        return runtime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # the runtime's errors share no base class of its own
-        if device != "cpu" and _session(runtime, data, "cpu", threads, name) is not None:
+        if device != "cpu" and _session(runtime, source, "cpu", threads, name) is not None:
             return None  # the file is good: it is the device that fails
         raise ModelError(
             f"{name} cannot be opened as ONNX: {str(error).splitlines()[0]}",

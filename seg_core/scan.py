@@ -1,6 +1,7 @@
 """A scan, from whatever the user has: a folder of DICOM, a zip of one, one file, NIfTI."""
 
 import errno
+import os
 import shutil
 import tempfile
 import zipfile
@@ -33,7 +34,7 @@ class Scan:
     volume : Volume
         Intensities (i, j, k), RAS+ mm.
     name : str
-        The file's stem, or ``scan`` for a folder or zip of DICOM.
+        The file's stem of NIfTI; ``scan`` of DICOM.
     kind : {"dicom", "nifti"}
         Where it comes from.
     series : mapping
@@ -103,7 +104,7 @@ def read_scan(path: str | Path, series: str | None = None) -> Scan:
     path = Path(path)
     with _opened(path) as found:
         if isinstance(found, dicom.Found):
-            return _read_dicom(_dicom_name(path), found, series)
+            return _read_dicom(found, series)
         image = _read_nifti(found, series)
         facts = _geometry_facts(image.volume.geometry) | {"type": image.volume.array.dtype.name}
         warnings = image.warnings + _single_slice(image.volume.geometry.shape[2])
@@ -115,13 +116,16 @@ def inspect_scan(path: str | Path, series: str | None = None) -> Inspection:
 
     An unfit or ambiguous choice is no error here but the ``problem``.
     """
-    with _opened(Path(path)) as found:
+    path = Path(path)
+    with _opened(path) as found:
         if isinstance(found, Path):
             image = _read_nifti(found, series)
             facts = {"number": 1, "type": image.volume.array.dtype.name, "warnings": list(image.warnings)}
             entry = facts | _geometry_facts(image.volume.geometry)
             return Inspection("nifti", (entry,), 1, "the only image", None, 0)
-        entries = tuple(_series_facts(s) | {"uid": s.kind.uid} for s in found.series)
+        entries = tuple(
+            _series_facts(s) | {"uid": s.kind.uid, "folder": _folder(path, s)} for s in found.series
+        )
         try:
             chosen, reason = _choose(found, series)
         except LlsError as problem:
@@ -170,7 +174,7 @@ def _choose(found: dicom.Found, wanted: str | None) -> tuple[dicom.Series, str]:
     return dicom.choose_series(found.series, wanted)
 
 
-def _read_dicom(name: str, found: dicom.Found, wanted: str | None) -> Scan:
+def _read_dicom(found: dicom.Found, wanted: str | None) -> Scan:
     series, reason = _choose(found, wanted)
     volume = dicom.read_series(series)
     refuse_values(volume.array, f"series {series.number}")
@@ -184,7 +188,7 @@ def _read_dicom(name: str, found: dicom.Found, wanted: str | None) -> Scan:
     warnings += (f"passed over: {error.found}" for error in found.damaged)
     if series.kind.modality != "MR":
         warnings.append(f"the modality is {series.kind.modality or 'not given'}, not MR")
-    return Scan(volume, name, "dicom", facts, series.laterality, tuple(warnings))
+    return Scan(volume, "scan", "dicom", facts, series.laterality, tuple(warnings))
 
 
 def _single_slice(slices: int) -> tuple[str, ...]:
@@ -217,6 +221,13 @@ def _series_facts(series: dicom.Series) -> dict[str, Any]:
     return facts
 
 
+def _folder(path: Path, series: dicom.Series) -> str | None:
+    """Return where a series lies in the folder that was looked into; None of a file, or a zip."""
+    if not path.is_dir():
+        return None
+    return Path(os.path.commonpath([file.parent for file in series.files])).relative_to(path).as_posix()
+
+
 def _geometry_facts(geometry: Geometry) -> dict[str, Any]:
     return {
         "shape": list(geometry.shape),
@@ -224,11 +235,6 @@ def _geometry_facts(geometry: Geometry) -> dict[str, Any]:
         "orientation": geometry.orientation,
         "affine": geometry.affine.tolist(),
     }
-
-
-def _dicom_name(path: Path) -> str:
-    """Return the stem of a single file; folders and zips are often called after the patient: ``scan``."""
-    return "scan" if path.is_dir() or _is_zip(path) else path.stem
 
 
 @contextmanager

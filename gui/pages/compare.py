@@ -7,7 +7,7 @@ from typing import Any
 
 from nicegui import ui
 
-from gui import parts, requests
+from gui import parts, requests, words
 from gui.desk import Desk
 from gui.places import readable
 from gui.store import Job
@@ -78,6 +78,8 @@ def scores(folder: Path) -> None:
     found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     header = ["Bone", "DSC", "Volume difference", "This result", "The other"]
     bones = found["pairs"][0]["bones"]
+    if notes := found["pairs"][0].get("warnings"):  # results of earlier versions have none
+        parts.banner("look", "Names were assumed", [words.sentence(text) for text in notes])
     colours = bone_colours({bone["label"]: bone["name"] for bone in bones})
     parts.table(header, [_row(bone, colours[bone["label"]]) for bone in bones])
 

@@ -11,13 +11,19 @@ from nicegui import run, ui
 
 from gui import parts, words
 from gui.desk import Desk
-from gui.pages.training import dataset_subjects
+from gui.pages.training import PIXEL_MM, dataset_subjects
 from gui.patient import without_uid
 from gui.places import plain_name, readable
 from seg_core.errors import LlsError
 from seg_core.scan import inspect_scan
 
-_SIZES = {512: "512 × 512", 400: "400 × 400", 256: "256 × 256"}
+_AS_BUNDLED = 0
+_SIZES = {
+    _AS_BUNDLED: f"bundled network's ({PIXEL_MM} mm)",
+    512: "512 × 512",
+    400: "400 × 400",
+    256: "256 × 256",
+}
 _LABELLED = {"auto": "as the names say", "both": "both legs", "right": "right leg", "left": "left leg"}
 
 
@@ -132,11 +138,12 @@ def _settings_of(dataset: str) -> tuple[int, float | None, int]:
     from trainers.dataset import open_dataset
 
     if not dataset:
-        return 256, None, 50
+        return _AS_BUNDLED, None, 50
     found = open_dataset(Path(dataset))
     if found.grid.kind == "size":
         return found.grid.size[0], None, found.tolerance
-    return 256, found.grid.spacing_mm[0], found.tolerance
+    pixel_mm = found.grid.spacing_mm[0]
+    return _AS_BUNDLED, None if pixel_mm == PIXEL_MM else pixel_mm, found.tolerance
 
 
 class PrepareForm:
@@ -158,7 +165,7 @@ class PrepareForm:
                 self.dataset.props("outlined dense")
                 self.name = ui.input("Name of the dataset", value="dataset").props("outlined dense")
                 self.name.bind_visibility_from(self.dataset, "value", lambda value: not value)
-                self.size = ui.select(_SIZES, label="Image size", value=256).props("outlined dense")
+                self.size = ui.select(_SIZES, label="Image size", value=_AS_BUNDLED).props("outlined dense")
                 self.side = ui.select(_LABELLED, label="What was labelled", value="auto")
                 self.side.props("outlined dense")
             with ui.expansion("Options", icon="tune").classes("field"), parts.box("pair"):
@@ -169,9 +176,7 @@ class PrepareForm:
                 self.tolerance = ui.number("Slices kept beyond it", value=50, min=0, precision=0)
                 self.tolerance.props("outlined dense")
                 self.pixel = ui.number("Millimetres a pixel, instead of an image size", min=0.1)
-                self.pixel.props(
-                    'outlined dense clearable hint="For going on from the bundled network: 1.875"'
-                )
+                self.pixel.props('outlined dense clearable hint="Empty: the image size above"')
             with parts.box("line"):
                 self.start = parts.button("Check and prepare", self.submit, "play_arrow", "main").classes(
                     "big"
@@ -208,7 +213,7 @@ class PrepareForm:
             parts.complain(error)
             self.dataset.set_value("")
             return
-        self.size.set_options(_SIZES | {size: f"{size} × {size}"}, value=size)
+        self.size.set_options({size: f"{size} × {size}"} | _SIZES, value=size)
         self.pixel.set_value(pixel_mm)
         self.tolerance.set_value(tolerance)
         for setting in (self.size, self.pixel, self.tolerance):
@@ -286,11 +291,13 @@ class PrepareForm:
     def _send(self) -> None:
         wanted = plain_name(self.name.value or "dataset")
         folder = Path(self.dataset.value or self.desk.store.free_name("datasets", wanted))
+        as_bundled = None if self.size.value else PIXEL_MM
+        pixel_mm = self.pixel.value or as_bundled
         request = {
             "subjects": [subject.as_row() for subject in self.subjects],
             "dataset": str(folder),
-            "size": None if self.pixel.value else self.size.value,
-            "pixel_mm": self.pixel.value or None,
+            "size": None if pixel_mm else self.size.value,
+            "pixel_mm": pixel_mm,
             "labelled_side": self.side.value,
             "hip_slice": None if self.hip.value is None else int(self.hip.value),
             "tolerance": int(self.tolerance.value if self.tolerance.value is not None else 50),

@@ -98,12 +98,14 @@ class SegmentForm:
         self.series, self.is_dicom = inspection.taken, inspection.kind == "dicom"
         self.names = _series_names(inspection.entries)
         several = len(inspection.entries) > 1
+        self.problem: ui.element | None = None
         with parts.card("2  What is in it", self._about(inspection)):
             if patient:
                 parts.facts(list(patient.items()))
             if inspection.problem is not None:
-                parts.banner("look", "Choose a series" if several else "This series cannot be taken",
-                             [words.sentence(inspection.reason.splitlines()[0])])  # fmt: skip
+                headline = "Choose a series" if several else "This series cannot be taken"
+                reason = words.sentence(inspection.reason.splitlines()[0])
+                self.problem = parts.banner("look", headline, [reason])
             with parts.box("stack tight").props('role=radiogroup aria-label="Series"'):
                 self._choices(inspection, thumbnails)
         with parts.card("3  Run"):
@@ -127,6 +129,8 @@ class SegmentForm:
             for other, element in buttons.items():
                 element.props(f'aria-checked="{str(other == number).lower()}"')
             self.start.set_enabled(True)
+            if self.problem is not None:  # one is chosen
+                self.problem.set_visibility(False)
             self._ask_for_volume(int(entries[number].get("volumes", 1)))
             self.hip.set_label(_hip_label(entries[number]))
 

@@ -6,9 +6,9 @@ from nicegui import ui
 
 from gui import parts, words
 from gui.desk import Desk
-from gui.pages.training import dataset_subjects
+from gui.pages.training import PIXEL_MM, dataset_subjects, other_than_bundled
 from gui.places import plain_name
-from seg_core.errors import LlsError
+from seg_core.errors import LlsError, install_hint
 
 _BEGIN = {
     "default": "from the bundled network",
@@ -68,7 +68,6 @@ class TrainForm:
         with parts.card("3  Run"):
             self._options()
         self.data.set_value(data if data in datasets else next(iter(datasets)))
-        self._check()
 
     def _network(self) -> None:
         choices = {
@@ -79,7 +78,8 @@ class TrainForm:
         first = _BUNDLED if _BUNDLED in choices else next(installed, next(iter(choices), None))
         self.network = ui.select(choices, label="Network", value=first, on_change=self._check)
         self.network.props("outlined dense")
-        self.begin = ui.select(_BEGIN, label="Begins", value="default").props("outlined dense")
+        self.begin = ui.select(_BEGIN, label="Begins", value="default", on_change=self._check)
+        self.begin.props("outlined dense")
         self.missing = parts.box("stack")
 
     def _options(self) -> None:
@@ -108,20 +108,33 @@ class TrainForm:
     def _dataset(self) -> None:
         names = dataset_subjects(Path(self.data.value))
         self.held.set_options(names, value=names[-1:])
+        self._check()
 
     def _check(self) -> None:
-        """Say what is missing for the network that is chosen."""
+        """Say what is missing for the network that is chosen, and where the data do not suit it."""
         trainer, name = self.network.value.split("/", 1)
         extra = self.networks[trainer, name][1]
         if self.begin.value == "default" and self.network.value != _BUNDLED:
             self.begin.set_value("random")
         self.missing.clear()
-        self.missing.set_visibility(bool(extra))
         self.start.set_enabled(not extra)
-        if extra:
-            with self.missing:
-                fix = f"In a terminal: pip install 'lls[{extra}]', then start lls gui again."
+        with self.missing:
+            if extra:
+                fix = f"In a terminal: {install_hint(extra)}, then start lls gui again."
                 parts.banner("look", "This network needs a package that is not installed", [fix])
+            if self.begin.value == "default":
+                self._suits()
+
+    def _suits(self) -> None:
+        """Say where the bundled network knows slices that were prepared otherwise."""
+        try:
+            differences = other_than_bundled(Path(self.data.value))
+        except LlsError as error:
+            differences = words.error_sentences(error)
+        if differences:
+            fix = f"Prepare the data with {PIXEL_MM} mm a pixel, or let the network begin otherwise."
+            remarks = [words.sentence(f"the bundled network knows {text}") for text in differences]
+            parts.banner("look", "These data do not suit the bundled network", [*remarks, fix])
 
     def submit(self) -> None:
         """Put the training in the queue."""

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,8 +18,25 @@ from gui.store import Job
 from gui.worker import LOG
 from seg_core.colours import bone_colours
 from seg_core.errors import LlsError
+from seg_core.labels import BONES
+from seg_core.model_spec import Grid, ModelSpec, Normalisation
 
+PIXEL_MM = 0.9375
+"""Of the bundled network, as a test holds: what is prepared so can go on from it."""
+_BUNDLED = ModelSpec(
+    "default", BONES, grid=Grid("spacing", spacing_mm=(PIXEL_MM, PIXEL_MM), multiple=64),
+    normalisation=Normalisation("percentile", 1, 99.5),
+)  # fmt: skip
 _LOSSES = {"train_loss": ("learned from", "#2f7de1"), "validation_loss": ("held back", "#d9822b")}
+
+
+def other_than_bundled(dataset: Path) -> list[str]:
+    """Say where a dataset was prepared otherwise than the slices that the bundled network knows."""
+    from trainers.dataset import open_dataset
+    from trainers.model_file import other_preparation
+
+    found = open_dataset(dataset)
+    return other_preparation(_BUNDLED, replace(_BUNDLED, grid=found.grid, normalisation=found.normalisation))
 
 
 class TrainingView:

@@ -1,6 +1,7 @@
 """``python -m gui.viewer SCAN [LABELS]``: the viewer alone, for development and tests."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from nicegui import app, ui
@@ -37,4 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):  # Ctrl+C is how it is ended
+        main()

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gui.viewer.case import Case
 from gui.viewer.painting import Painting, Stroke, write_correction
 from seg_core.colours import bone_colours
+from seg_core.comparison import mask_of_one
 from seg_core.errors import GeometryError, LlsError, ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.labels import BONES, sided_labels
@@ -190,7 +191,9 @@ class OpenedCase:
             return {}
         with self.lock:
             dsc = evaluate(self.painting.labelmap, self.other, n_labels=max(self.names)).dsc
-        return {value: float(dsc[value - 1]) for value in self.names if np.isfinite(dsc[value - 1])}
+        alone = len(self.other.labels) == 1  # it says nothing of other bones
+        names = self.other.labels if alone else self.names
+        return {value: float(dsc[value - 1]) for value in names if np.isfinite(dsc[value - 1])}
 
 
 def pack(mesh: Mesh, origin: npt.ArrayLike = (0.0, 0.0, 0.0)) -> bytes:
@@ -220,8 +223,13 @@ def open_case(case: Case) -> OpenedCase:
         labels = LabelMap(empty, geometry, sided_labels(BONES))
     else:
         labels = _on_grid(read_labels(case.labels), geometry, case.labels.name)
-    other = None if case.other is None else _on_grid(read_labels(case.other), geometry, case.other.name)
+    other = None if case.other is None else _other_labels(case.other, labels, geometry)
     return OpenedCase(case, volume, Painting(labels), other)
+
+
+def _other_labels(path: Path, labels: LabelMap, geometry: Geometry) -> LabelMap:
+    other = read_labels(path)
+    return _on_grid(mask_of_one(other, path, labels.labels) or other, geometry, path.name)
 
 
 def _on_grid(labels: LabelMap, geometry: Geometry, name: str) -> LabelMap:

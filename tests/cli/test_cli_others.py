@@ -45,6 +45,24 @@ def test_inspect_of_two_series_and_of_the_slices_order(lls, dicom, legs, tmp_pat
     assert "as --hip-slice counts: 0 (head) to 39 (feet)" in lls("inspect", tmp_path / "down.nii.gz")[1]
 
 
+def test_inspect_says_where_series_of_one_description_lie(lls, dicom, legs, tmp_path):
+    from seg_core.geometry import Volume
+    from trainers.dicom_writer import SeriesInfo, write_series
+
+    volume = Volume(
+        legs[0].array[:, :, :20].astype(np.int16), legs[0].geometry.window((0, 0, 0), (64, 64, 20))
+    )
+    assert "(in " not in lls("inspect", dicom)[1]
+    for place in ("late", "later/still"):
+        write_series(dicom / place, volume, SeriesInfo("legs", number=2 + len(place)))
+    out = lls("inspect", dicom)[1]
+    assert "t1 dixon axial water (in late)" in out
+    assert "t1 dixon axial water (in later/still)" in out
+    assert "t1 dixon axial water (in .)" in out
+    folders = [entry["folder"] for entry in json.loads(lls("inspect", dicom, "--json")[1])["series"]]
+    assert sorted(folders) == [".", "late", "later/still"]
+
+
 def test_inspect_says_why_none_is_taken(lls, dicom, legs):
     from seg_core.geometry import Volume
     from trainers.dicom_writer import SeriesInfo, write_series
@@ -68,11 +86,19 @@ def test_convert_keeps_values_and_place(lls, dicom, legs, tmp_path):
     np.testing.assert_allclose(image.affine, legs[0].geometry.affine, atol=1e-4)
 
 
+def test_convert_makes_the_folder_and_leaves_none_that_it_does_not_need(lls, scan, tmp_path):
+    assert lls("convert", scan, "-o", tmp_path / "a" / "b" / "leg.nii")[0] == 0
+    assert nibabel.load(tmp_path / "a" / "b" / "leg.nii").shape == (64, 64, 40)
+    assert lls("convert", tmp_path / "none", "-o", tmp_path / "c" / "leg.nii")[0] == 3
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "file").write_text("mine")
+    assert lls("convert", scan, "-o", tmp_path / "file" / "leg.nii")[0] == 10
+
+
 def test_convert_refuses_what_it_cannot_write(lls, scan, tmp_path):
     (tmp_path / "old.nii.gz").write_text("mine")
     assert lls("convert", scan, "-o", tmp_path / "old.nii.gz")[0] == 10
     assert lls("convert", scan, "-o", tmp_path / "leg.mha")[0] == 2
-    assert lls("convert", scan, "-o", tmp_path / "no" / "leg.nii")[0] == 10
     assert (tmp_path / "old.nii.gz").read_text() == "mine"
     assert lls("convert", scan, "-o", tmp_path / "old.nii.gz", "--overwrite")[0] == 0
     assert nibabel.load(tmp_path / "old.nii.gz").shape == (64, 64, 40)
@@ -86,6 +112,18 @@ def test_info_shows_the_description(lls, tiny_model, tmp_path):
     assert found["description"]["name"] == "tiny"
     assert len(found["sha256"]) == 64
     assert lls("info", tmp_path / "none.onnx")[0] == 5
+
+
+def test_info_names_every_file_of_a_network(lls):
+    found = json.loads(lls("info", "--json")[1])
+    taken = [entry for entry in found["files"] if entry["taken"]]
+    assert [(entry["file"], entry["precision"]) for entry in found["files"]] == [
+        ("default.onnx", "fp32"),
+        ("default.int8.onnx", "int8"),
+    ]
+    assert [(entry["file"], entry["sha256"]) for entry in taken] == [(found["file"], found["sha256"])]
+    out = lls("info")[1]
+    assert all(entry["file"] in out and entry["sha256"] in out for entry in found["files"])
 
 
 @pytest.fixture
@@ -130,6 +168,25 @@ def test_evaluate_compares_no_value_that_has_two_names(lls, prediction, legs, tm
     code, _, err = lls("evaluate", prediction, truth)
     assert code == 2
     assert "1 is right_tibia in pred.nii.gz and left_tibia in truth.nii.gz" in err
+
+
+def test_evaluate_compares_a_mask_of_one_bone_with_that_bone(lls, prediction, legs, tmp_path):
+    labels = legs[1]
+    mask = LabelMap((labels.array == 2).astype(np.uint8), labels.geometry, {})
+    write_labels(tmp_path / "right_femur.nii.gz", mask)
+    write_label_table(tmp_path / "pred.json", labels.labels)
+    code, out, err = lls("evaluate", prediction, tmp_path / "right_femur.nii.gz", "--json")
+    (pair,) = json.loads(out)["pairs"]
+    assert (code, err, pair["warnings"]) == (0, "", [])
+    assert [(bone["name"], bone["label"]) for bone in pair["bones"]] == [("right_femur", 2)]
+    assert pair["bones"][0]["dsc"] == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_evaluate_says_which_names_it_assumed(lls, prediction, scan_files):
+    code, out, err = lls("evaluate", prediction, scan_files / "truth.nii.gz", "--json")
+    assert code == 0
+    assert "warning: pred.nii.gz has no table of names (pred.json): 1 as right_tibia" in err
+    assert len(json.loads(out)["pairs"][0]["warnings"]) == 2
 
 
 def test_evaluate_gives_an_odd_value_no_name_and_takes_none_away(lls, scan_files, legs, tmp_path):
@@ -197,6 +254,8 @@ def test_evaluate_refuses_other_grids_and_odd_files(lls, scan_files, legs, tmp_p
     assert lls("evaluate", tmp_path / "moved.nii.gz", truth)[0] == 4
     assert lls("evaluate", truth)[0] == 2
     assert lls("evaluate", truth, tmp_path / "none.nii.gz")[0] == 3
+    code, _, err = lls("evaluate", scan_files, truth)
+    assert (code, f"{scan_files} is a folder" in err) == (3, True)
     (tmp_path / "s.csv").write_text("mine")
     assert lls("evaluate", truth, truth, "--csv", tmp_path / "s.csv")[0] == 10
     assert (tmp_path / "s.csv").read_text() == "mine"
@@ -204,7 +263,7 @@ def test_evaluate_refuses_other_grids_and_odd_files(lls, scan_files, legs, tmp_p
 
 def test_phantom_refuses_bad_choices(lls, tmp_path):
     assert lls("phantom", "-o", tmp_path / "p", "--subject", "26")[0] == 2
-    for flag, value in (("--size", "0"), ("--slices", "0"), ("--seed", "-1"), ("--spacing", "-1")):
+    for flag, value in (("--size", "2"), ("--slices", "0"), ("--seed", "-1"), ("--spacing", "-1")):
         assert lls("phantom", "-o", tmp_path / "p", flag, value)[0] == 2
     assert lls("phantom", "-o", tmp_path / "p", "--bones", tmp_path / "none")[0] in (2, 3)
     assert not (tmp_path / "p").exists()
@@ -241,7 +300,9 @@ def test_demo_leaves_what_it_says(lls, tiny_model, tmp_path, monkeypatch):
     assert found.shape == truth.shape
     np.testing.assert_allclose(found.affine, truth.affine, atol=1e-3)
     assert len(list((tmp_path / "d" / "scan" / "dicom").iterdir())) == truth.shape[2]
-    assert lls("demo", "-o", tmp_path / "d", "--model", tiny_model, "-q")[0] == 10
+    code, _, err = lls("demo", "-o", tmp_path / "d", "--model", tiny_model, "-q")
+    assert (code, "--name" in err) == (10, False)
+    assert "add --overwrite, or choose another folder with -o" in err
 
 
 def test_an_unknown_command(lls):

@@ -314,6 +314,12 @@ def test_a_bone_cut_by_the_hip_slice_is_truncated(lls, scan, tiny_model, tmp_pat
     assert re.search(r"tibia\s+right\s+found", out)
 
 
+def test_slices_beyond_the_hip_need_the_hip(lls, scan, tiny_model, tmp_path):
+    code, _, err = lls("segment", scan, "-o", tmp_path, "--model", tiny_model, "--hip-tolerance", "5")
+    assert code == 2
+    assert "--hip-tolerance says nothing without --hip-slice" in err
+
+
 @pytest.mark.usefixtures("no_picture")
 def test_strict_passes_on_a_whole_scan(lls, scan, tiny_model, tmp_path):
     assert lls("segment", scan, "-o", tmp_path, "--model", tiny_model, "--strict")[0] == 0

@@ -12,7 +12,9 @@ from seg_core.errors import UsageError
     [
         ("leg.nii.gz", "leg"),
         ("leg.nii", "leg"),
-        ("IM0001.dcm", "IM0001"),
+        ("1.2.840.113619.2.dcm", "scan"),
+        ("579635d925c14315", "scan"),
+        (".nii", "scan"),
         ("Doe^Jane.zip", "scan"),
         ("a.b.nii", "a.b"),
     ],

@@ -14,6 +14,7 @@ from nicegui.page import page
 from gui import parts
 from gui.pages import jobs, prepare, segment, train
 from gui.pages.prepare import PrepareForm, Subject
+from seg_core.errors import ScanError
 from seg_core.model_spec import Grid, Normalisation
 from seg_core.scan import Inspection
 from trainers.dataset import Dataset, write_index
@@ -44,6 +45,8 @@ def dataset(desk, name, grid, tolerance=50):
         (Grid("size", (320, 320)), 50, {"size": 320, "pixel_mm": None, "tolerance": 50}),
         (Grid("spacing", spacing_mm=(1.875, 1.875), multiple=64), 50,
          {"size": None, "pixel_mm": 1.875, "tolerance": 50}),
+        (Grid("spacing", spacing_mm=(0.9375, 0.9375), multiple=64), 50,
+         {"size": None, "pixel_mm": 0.9375, "tolerance": 50}),
     ],
 )  # fmt: skip
 def test_a_dataset_that_is_added_to_keeps_its_grid(desk, grid, tolerance, asked):
@@ -57,7 +60,24 @@ def test_a_dataset_that_is_added_to_keeps_its_grid(desk, grid, tolerance, asked)
     assert job.request["dataset"] == path
     form.dataset.set_value("")
     assert form.size.enabled
-    assert (form.size.value, form.pixel.value, form.tolerance.value) == (256, None, 50)
+    assert (form.size.value, form.pixel.value, form.tolerance.value) == (0, None, 50)
+
+
+def test_what_is_prepared_as_the_page_proposes_suits_the_network_that_it_proposes(desk, client):
+    form = PrepareForm(desk)
+    form._send()
+    (job,) = desk.store.jobs("prepare")
+    assert (job.request["size"], job.request["pixel_mm"]) == (None, 0.9375)
+    unlike = "These data do not suit the bundled network"
+    as_proposed = Grid("spacing", spacing_mm=(0.9375, 0.9375), multiple=64)
+    training = train.TrainForm(desk, dataset(desk, "fit", as_proposed))
+    assert training.begin.value == "default"
+    assert unlike not in texts(client)
+    other = dataset(desk, "other", Grid())
+    training = train.TrainForm(desk, other)  # said before anything is asked for
+    assert unlike in texts(client)
+    training.begin.set_value("random")
+    assert unlike not in texts(client)
 
 
 def test_a_dataset_that_cannot_be_read_is_not_added_to(desk, monkeypatch):
@@ -156,6 +176,18 @@ def test_a_series_is_asked_for_by_its_uid_and_the_hip_slice_is_one_of_its(desk):
         click.handler()
         seen.append((form._series(), form.hip.label.removeprefix("Slice where the hip begins")))
     assert seen == [("1.3:1", " (0 to 19)"), ("3", ""), ("4", " (0 to 8)")]
+
+
+def test_the_wish_for_a_series_goes_where_one_is_chosen(desk):
+    entries = tuple({"number": n, "uid": f"1.{n}", "description": "t1"} for n in (1, 2))
+    form = segment.SegmentForm(desk, "")
+    with form.found:
+        form._show(Inspection("dicom", entries, None, "two fit", ScanError("two fit"), 0), {}, {})
+    assert form.problem.visible
+    choice = next(e for e in form.found.descendants() if e.props.get("role") == "radio")
+    (click,) = choice._event_listeners.values()
+    click.handler()
+    assert not form.problem.visible
 
 
 def test_of_a_preparation_that_was_cut_short_finished_subjects_are_kept(desk, client):

@@ -62,6 +62,12 @@ def test_flags_leave_out_what_was_not_asked_for():
     assert flags(asked) == ["--a-b", "--f=0", "--g=--x y", "--h=1.5"]
 
 
+def test_slices_beyond_the_hip_are_asked_for_with_the_hip_alone(job_of):
+    job, folder = job_of("segment", REQUESTS["segment"] | {"hip_slice": None})
+    assert not any(part.startswith("--hip") for part in arguments(job, folder))
+    assert "--hip-tolerance=40" in arguments(*job_of("segment", REQUESTS["segment"]))
+
+
 def test_what_a_terminal_would_be_told_hides_nothing_but_the_stream_for_programs(job_of):
     job, folder = job_of("segment", REQUESTS["segment"] | {"scan": "/a b"})
     line = command_line(job, folder)

@@ -2,7 +2,7 @@ import pytest
 
 pytest.importorskip("nicegui")
 
-from gui.pages import train
+from gui.pages import train, training
 from seg_core.runner import default_model
 from trainers.model_file import network_of, read_model
 from trainers.registry import get_network
@@ -20,3 +20,8 @@ def test_the_page_knows_which_network_is_bundled():
     trainer, name = train._BUNDLED.split("/")
     assert name == network_of(read_model(path)[0])
     assert get_network(trainer, name).extra == "torch"
+
+
+def test_the_page_knows_how_the_bundled_network_wants_its_slices():
+    known = read_model(default_model())[0]
+    assert (training._BUNDLED.grid, training._BUNDLED.normalisation) == (known.grid, known.normalisation)

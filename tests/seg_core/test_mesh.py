@@ -59,6 +59,28 @@ def test_a_bone_cut_by_the_scan_is_closed():
     np.testing.assert_allclose(mesh.centroid, world_centroid(labelmap, 1), atol=0.3)
 
 
+def scattered(shape, spacing_mm):
+    """A large piece and smaller ones, down to single voxels, far from each other."""
+    labels = np.zeros(shape, np.uint8, order="F")
+    labels[5:30, 5:30, : max(1, shape[2] // 2)] = 1
+    for n, size in enumerate((1, 2, 3, 5)):
+        labels[60 : 60 + size, 20 * n : 20 * n + size, -1] = 1
+    labels[70, 70, -1] = labels[71, 71, -1] = 1  # touch by an edge
+    labels[10, 10, 0] = 0  # a cavity, or a hole
+    return LabelMap(labels, Geometry(shape, np.diag([*spacing_mm, 1])), {1: "a"})
+
+
+@pytest.mark.parametrize("shape", [(80, 80, 1), (80, 80, 12)])
+@pytest.mark.parametrize("spacing_mm", [(0.94, 0.94, 4), (1.9, 1.9, 3)])
+def test_scattered_pieces_keep_volume_and_centroid(shape, spacing_mm):
+    labelmap = scattered(shape, spacing_mm)
+    mesh = surface(labelmap, 1)
+    volume = labelmap.array.sum() * labelmap.geometry.voxel_volume
+    assert mesh.is_watertight
+    assert mesh.volume_mm3 == pytest.approx(volume, rel=0.02)
+    assert np.linalg.norm(mesh.centroid - world_centroid(labelmap, 1)) < 0.2 * min(spacing_mm)
+
+
 def test_an_absent_label_gives_an_empty_mesh():
     labels = np.zeros((6, 5, 4), np.uint8)
     mesh = surface(LabelMap(labels, Geometry(labels.shape, np.eye(4)), {1: "a"}), 1)

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,32 @@ def test_check_free_passes_where_nothing_is_in_the_way(tmp_path):
     check_free(tmp_path / "new", "leg", ["leg_dseg.nii.gz"])
     with pytest.raises(OutputError):
         check_free(tmp_path, "leg", ["leg_dseg.nii.gz"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot hold a folder")
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path):
+    work = "with staged_output(sys.argv[1], sys.argv[2]): print(flush=True); sys.stdin.read()"
+    code = f"import sys; from seg_core.output import staged_output\n{work}"
+    killed, living, other = (
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "out"), name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for name in ("leg", "leg", "leg-1")
+    )  # fmt: skip
+    for process in (killed, living, other):
+        assert process.stdout is not None
+        process.stdout.readline()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left) == 3
+    for process in (killed, other):
+        process.kill()
+        process.communicate()
+    with staged_output(tmp_path / "out", "leg") as stage:
+        (stage / "leg_report.json").write_text("{}")
+    kept = {path.name for path in tmp_path.iterdir()} - {"out"}
+    assert len(kept) == 2  # the living one's, and that of another name
+    assert kept < left
+    assert living.communicate(b"")[0] == b""
+    assert living.returncode == 0
+    assert [path.name.startswith(".leg-1-") for path in tmp_path.glob(".*")] == [True]

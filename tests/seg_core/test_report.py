@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from seg_core.geometry import LabelMap
+from seg_core.geometry import Geometry, LabelMap
 from seg_core.mesh import surface
 from seg_core.nifti import write_labels
 from seg_core.ply import Mesh, write_ply
@@ -91,6 +91,20 @@ def test_a_mesh_is_proved_and_a_wrong_one_found_out(legs, tmp_path, space):
     assert not check_mesh_file(path, row, labelmap.geometry)[0].passed
     path.write_bytes(b"no")
     assert not check_mesh_file(path, row, labelmap.geometry)[0].passed
+
+
+def test_a_mesh_of_scattered_pieces_is_proved_and_a_shifted_one_found_out(tmp_path):
+    labels = np.zeros((80, 80, 3), np.uint8, order="F")
+    labels[5:30, 5:30] = 1
+    for n in range(8):  # what a network leaves of a bone in a slice or two
+        labels[40 + 5 * n, 70, 1] = labels[60:62, 2 * n, 2] = 1
+    geometry = Geometry(labels.shape, np.diag([0.94, 0.94, 4, 1]))
+    labelmap, path = LabelMap(labels, geometry, {1: "right_pelvis"}), tmp_path / "m.ply"
+    (row,), mesh = bone_statistics(labelmap), surface(labelmap, 1)
+    write_ply(path, mesh, "lps")
+    assert [c.passed for c in check_mesh_file(path, row, geometry)] == [True, True, True]
+    write_ply(path, Mesh(mesh.vertices_mm + np.array([0.94, 0.94, 2]), mesh.faces), "lps")
+    assert [c.passed for c in check_mesh_file(path, row, geometry)] == [True, False, True]
 
 
 def test_sha256_and_memory(tmp_path):

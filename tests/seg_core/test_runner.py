@@ -204,7 +204,7 @@ def test_nobody_is_told_that_a_network_runs(band_model, tmp_path):
 def test_no_runtime_names_the_extras(band_model, monkeypatch):
     data = band_model()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingPackageError, match=r"lls\[cpu\]"):
+    with pytest.raises(MissingPackageError, match=r"\.\[cpu\]"):
         Runner(data)
 
 

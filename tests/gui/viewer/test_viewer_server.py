@@ -165,6 +165,15 @@ def test_labels_of_another_grid_are_refused(small_case, tmp_path):
         open_case(dataclasses.replace(small_case, labels=tmp_path / "moved.nii.gz"))
 
 
+def test_a_mask_of_one_bone_is_compared_with_that_bone_alone(small_case, tmp_path):
+    labels = read_labels(small_case.labels)
+    mask = LabelMap((labels.array == 2).astype(np.uint8), labels.geometry, {})
+    write_labels(tmp_path / "right_femur.nii.gz", mask)
+    case = open_case(dataclasses.replace(small_case, other=tmp_path / "right_femur.nii.gz"))
+    assert case.scores() == {2: 1.0}
+    assert set(np.unique(case.other.array)) == {0, 2}
+
+
 def test_few_cases_stay_open_but_none_with_corrections_is_lost():
     cases = OpenedCases(limit=2)
     first = opened(np.zeros((4, 5, 6), np.uint8))
