@@ -172,8 +172,8 @@ def _front_view(
     fine = (size[1] * _FINE, size[0] * _FINE)
     mean = view.image.mean(axis=1, dtype=np.float64).T[::-1]
     high = float(np.percentile(mean, 99.5))
-    shade = views.enlarge(views.grey(mean, (float(np.percentile(mean, 2)), high)) ** 0.8, fine)
-    canvas = shade[..., None] * np.array([0.44 * 255, 0.49 * 255, 0.56 * 255], np.float32)
+    shade = views.grey(mean, (float(np.percentile(mean, 2)), high)) ** 0.8
+    canvas = views.enlarge(shade, fine)[..., None] * np.array([112.2, 124.95, 142.8], np.float32)
     labels, depth = views.front(view.labels, view.sizes[1])
     scale = fine[1] / (view.labels.shape[0] * view.sizes[0])
     for value in np.unique(labels[labels > 0]):
@@ -188,17 +188,18 @@ def _lit_bone(
     canvas: npt.NDArray[np.float32], mask: Any, depth: views.FloatArray, scale: float, colour: Colour
 ) -> None:
     """Paint a bone, lit, on the canvas (rows, columns, 3)."""
-    fine = canvas.shape[:2]
-    inside = views.enlarge(ndimage.gaussian_filter(mask.astype(np.float64), 0.5), fine)
-    distance = views.enlarge(np.where(mask, depth, 0.0), fine)
-    weight = views.enlarge(mask.astype(np.float64), fine)
-    pad = round(8 * scale)
-    box = tuple(
-        slice(max(0, hit[0] - pad), hit[-1] + 1 + pad)
-        for hit in (np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0)))
+    fine, pad = (canvas.shape[0], canvas.shape[1]), round(8 * scale)
+    hits = (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))
+    rows, columns = (
+        slice(max(0, hit[0] * size // count - pad), min(size, (hit[-1] + 1) * size // count + pad))
+        for hit, size, count in zip(hits, fine, mask.shape, strict=True)
     )
-    brightness = views.lit(weight[box], distance[box], scale)
-    coverage = np.clip((inside[box] - 0.5) * 4 + 0.5, 0, 1)
+    box = (rows, columns)
+    inside = views.enlarge(ndimage.gaussian_filter(mask.astype(np.float64), 0.5), fine, box)
+    distance = views.enlarge(np.where(mask, depth, 0.0), fine, box)
+    weight = views.enlarge(mask.astype(np.float64), fine, box)
+    brightness = views.lit(weight, distance, scale)
+    coverage = np.clip((inside - 0.5) * 4 + 0.5, 0, 1)
     lit = brightness[..., None] * np.array(colour, np.float32)
     canvas[box] += coverage[..., None] * (lit - canvas[box])
 

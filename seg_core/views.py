@@ -197,10 +197,19 @@ def lit(coverage: npt.NDArray[np.float32], depth: npt.NDArray[np.float32], scale
     return brightness
 
 
-def enlarge(image: FloatArray, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Resize (rows, columns) bilinearly, pixel edges to pixel edges, for display only."""
+def enlarge(
+    image: FloatArray, shape: tuple[int, int], part: tuple[slice, slice] | None = None
+) -> npt.NDArray[np.float32]:
+    """Resize (rows, columns) bilinearly, pixel edges to pixel edges, for display only.
+
+    With ``part`` only these rows and columns of the result are made, as if there was nothing around them.
+    """
+    rows, columns = part or (slice(0, shape[0]), slice(0, shape[1]))
+    down, right = image.shape[0] / shape[0], image.shape[1] / shape[1]
+    box = (columns.start * right, rows.start * down, columns.stop * right, rows.stop * down)
+    size = (columns.stop - columns.start, rows.stop - rows.start)
     picture = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
-    return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box))
 
 
 def group_labels(names: Mapping[int, str]) -> dict[str, list[int]]:
