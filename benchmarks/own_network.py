@@ -96,7 +96,7 @@ def make_networks(setting: Setting) -> dict[str, Path]:
         run, models[trainer] = setting.home / trainer, setting.home / f"{trainer}.onnx"
         how = _SMOKE_TRAINING if setting.smoke else TRAINING
         lls("train", data, *choice, "-o", run, trainer=trainer, **how)
-        lls("export", run, "-o", models[trainer], name=trainer)
+        lls("export", run, "-o", models[trainer], "--overwrite", name=trainer)
     return models
 
 

@@ -6,13 +6,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import PATH, debug_option, json_option, number, print_json, table
-from cli.train import TrainingLine, configure, log_epochs, training_options, warn_of_other_preparation
+from cli.train import (
+    TrainingLine,
+    configure,
+    goes_on,
+    log_epochs,
+    training_options,
+    warn_of_other_preparation,
+)
 
 if TYPE_CHECKING:
     from trainers.crossval import FoldWatch
 
 
-@click.command()
+@click.command(
+    epilog="Example: lls crossval DATASET -o STUDY --network unet-resnet34. Defaults are in brackets; those"
+    " that a network has of its own go before: lls networks --json"
+)
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, help="Folder of the results.")
 @click.option("--folds", type=int, help="Groups of subjects; by default each subject alone is held out.")
@@ -35,7 +45,8 @@ def crossval(data: Path, output: Path, folds: int | None, as_json: bool, **setti
     make_engine, config = configure(trainer, settings.pop("network"), settings)
     warn_of_other_preparation(config.init, Source(data))
     watch = None if quiet else fold_line()
-    scores = cross_validate((trainer, make_engine), config, data, output, folds, watch)
+    with goes_on():
+        scores = cross_validate((trainer, make_engine), config, data, output, folds, watch)
     rows = summary_table(Source(data).open().index.classes, list(scores.values()))
     if as_json:
         print_json(rows)

@@ -22,7 +22,10 @@ _MODES: dict[str, tuple[str, ...]] = {
 """Options, and of what they are; others are of all."""
 
 
-@click.command()
+@click.command(
+    epilog="Example: lls export RUN -o mine.onnx --name mine; its twin for CPUs:"
+    " lls export mine.onnx --precision int8 -o mine.int8.onnx"
+)
 @click.argument("run", required=False, type=PATH)
 @click.option(
     "--precision",
@@ -69,6 +72,7 @@ _MODES: dict[str, tuple[str, ...]] = {
     help="Of --from-nnunet: where i, j, k of the training scans run to, which nnU-Net does not say.",
 )
 @click.option("-o", "--output", required=True, type=PATH, help="The model file, .onnx.")
+@click.option("--overwrite", is_flag=True, help="Replace a model file that is there.")
 @click.option("--name", default="", help="The network's name; by default that of its architecture.")
 @click.option(
     "--weights",
@@ -90,6 +94,7 @@ def export(
 ) -> None:
     """Write the best network of the training in RUN as a model file for `lls segment --model`."""
     _check_modes(ctx, _mode(flags["precision"], from_nnunet))
+    _check_output(output, run, flags["overwrite"])
     if flags["precision"] != "fp32":
         _export_twin(run, output, as_json, flags)
         return
@@ -138,6 +143,20 @@ def _check_modes(ctx: click.Context, mode: str) -> None:
             raise UsageError(
                 f"{parameter.opts[-1]} with {mode}", f"it is of {' or '.join(modes)}", "leave it out"
             )
+
+
+def _check_output(output: Path, source: Path | None, overwrite: bool) -> None:
+    """Refuse, before any work, a file that could not be written; its folder is made when it is."""
+    from seg_core.errors import UsageError
+    from seg_core.output import check_new_file, check_writable
+
+    if output.suffix != ".onnx":
+        raise UsageError(f"the model file {output}", "a name that ends in .onnx", f"-o {output}.onnx")
+    if source is not None and source.is_file() and output.exists() and output.samefile(source):
+        raise UsageError(f"{output} is what is exported", "another file", "choose another name")
+    if output.parent.is_dir():
+        check_new_file(output, overwrite)
+    check_writable(output.parent)
 
 
 def _export_twin(model: Path | None, output: Path, as_json: bool, flags: dict[str, Any]) -> None:

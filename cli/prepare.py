@@ -1,5 +1,6 @@
 """`lls prepare`: scans with labels to a dataset that networks are trained on."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,14 @@ from cli.console import (
     table,
     warn,
 )
+from cli.train import goes_on
 
 if TYPE_CHECKING:
     from seg_core.model_spec import Grid, Normalisation
     from trainers.prepare import Outcome, PrepareConfig, Prepared
 
 
-@click.command()
+@click.command(epilog="Example: lls prepare subject1 subject2 subject3 -o DATASET --size 256")
 @click.argument("subjects", nargs=-1, required=True, type=PATH, metavar="SUBJECT...")
 @click.option("-o", "--output", required=True, type=PATH, help="Folder of the dataset; added to if there.")
 @click.option(
@@ -100,7 +102,8 @@ def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any)
 
     config = _config(flags, output)
     found = read_subjects(subjects)
-    with make_progress("prepare", flags["progress_as"], -1 if flags["quiet"] else 0) as progress:
+    make = make_progress("prepare", flags["progress_as"], -1 if flags["quiet"] else 0)
+    with goes_on(), make as progress:
         prepared = run(found, output, config, flags["jobs"] or min(2, len(found)), progress)
     for outcome in prepared.outcomes:
         _warn(outcome)
@@ -178,7 +181,8 @@ def _summary(prepared: "Prepared") -> str:
             table(("subject", "", "scan", "labels", "side", "odd"), rows, left=2),
             *told,
             f"  {dataset.folder}: {len(dataset.subjects)} subjects, {prepared.slices} slices of"
-            f" {', '.join(dataset.classes)}; look at */quality.png, then: lls train {dataset.folder} ...",
+            f" {', '.join(dataset.classes)}; look at */quality.png, then:"
+            f" lls train {shlex.quote(str(dataset.folder))} ...",
         ]
     )
 

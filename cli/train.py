@@ -3,7 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,37 +17,39 @@ if TYPE_CHECKING:
     from trainers.loop import MakeEngine, Source, Tick
     from trainers.registry import Network
 
-# Field of `trainers.config.TrainConfig` -> its help; options without a value leave the network's own default.
+# Field of `trainers.config.TrainConfig` -> its help, with the default in brackets; an option without a
+# value leaves the network's own.
 _SETTINGS: dict[str, tuple[Any, str]] = {
-    "epochs": (int, "At most."),
-    "epoch_samples": (int, "Slices an epoch."),
-    "batch": (int, "Slices a step."),
-    "loss": (str, "dice, cross_entropy, dice_focal or dice_cross_entropy."),
-    "lr": (float, "Adam's learning rate."),
-    "lr_step": (float, "What it loses an epoch."),
-    "lr_floor": (float, "What it does not fall below."),
-    "average": (float, "Keep the running mean of the weights, e.g. 0.999; 0: the weights (the default)."),
-    "patience": (int, "Epochs without a lower validation loss after which training stops."),
-    "validation_samples": (int, "Slices that are validated on, evenly spread."),
-    "window": (int, "Rows and columns of a random window; 0: whole slices."),
-    "balance": (float, "Share of slices drawn by class, so that rare bones are seen as often (default 0)."),
+    "epochs": (int, "At most [50]."),
+    "epoch_samples": (int, "Slices an epoch [2000]."),
+    "batch": (int, "Slices a step [16]."),
+    "loss": (str, "dice, cross_entropy, dice_focal or dice_cross_entropy [dice_focal]."),
+    "lr": (float, "Adam's learning rate [1e-4]."),
+    "lr_step": (float, "What it loses an epoch [1e-6]."),
+    "lr_floor": (float, "What it does not fall below [1e-6]."),
+    "average": (float, "Keep the running mean of the weights, e.g. 0.999; 0: the weights [0]."),
+    "patience": (int, "Epochs without a lower validation loss after which training stops [20]."),
+    "validation_samples": (int, "Slices that are validated on, evenly spread [400]."),
+    "window": (int, "Rows and columns of a random window; 0: whole slices [0]."),
+    "balance": (float, "Share of slices drawn by class, so that rare bones are seen as often [0]."),
     "favour": (str, "A class drawn as often as all others together, of the slices drawn by class."),
-    "channels": (int, "Input channels."),
-    "channel_fill": (str, "repeat: the slice; neighbours: those around it."),
-    "neighbour_mm": (float, "How far apart neighbours are, to the nearest slice; 0: slices in a row."),
+    "channels": (int, "Input channels [3]."),
+    "channel_fill": (str, "repeat: the slice; neighbours: those around it [repeat]."),
+    "neighbour_mm": (float, "How far apart neighbours are, to the nearest slice; 0: slices in a row [0]."),
     "patch": ((int, int, int), "Slices, rows and columns that a 3D network sees: --patch 128 112 160."),
-    "slice_mm": (float, "Distance to which its slices are resampled; 0: as they were scanned."),
+    "slice_mm": (float, "Distance to which its slices are resampled; 0: as they were scanned [0]."),
     "init": (
         str,
-        "random, imagenet, default (the bundled network), or the file of a model, checkpoint or encoder.",
+        "random, imagenet, default (the bundled network), or the file of a model, checkpoint or encoder"
+        " [random].",
     ),
-    "seed": (int, "Of everything that is drawn."),
-    "device": (str, "auto, cpu or cuda."),
-    "threads": (int, "On a CPU; 0: the framework's choice."),
+    "seed": (int, "Of everything that is drawn [0]."),
+    "device": (str, "auto, cpu or cuda [auto]."),
+    "threads": (int, "On a CPU; 0: the framework's choice [0]."),
     "augmentation": (
         str,
-        "full (the default), fine (for pixels of a millimetre), report (its rotations and flips by volume,"
-        " twofold), or none.",
+        "full, fine (for pixels of a millimetre), report (its rotations and flips by volume,"
+        " twofold), or none [full].",
     ),
     "augment_by": (str, "What shares a random change: slice or volume."),
     "augment_factor": (int, "0: anew in every epoch; n: the data n-fold, once as they are."),
@@ -129,6 +132,16 @@ class TrainingLine:
         self._stream.flush()
 
 
+@contextmanager
+def goes_on() -> Iterator[None]:
+    """Say, where it is interrupted, that what is done is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("what is done is kept: the same command goes on from there", err=True)
+        raise
+
+
 def log_epochs(quiet: bool) -> None:
     """Show what the trainers say of each epoch on standard error."""
     logging.basicConfig(format="%(asctime)s %(message)s")
@@ -164,7 +177,10 @@ def _ready(network: "Network") -> str:
     return click.style(f"pip install 'lls[{network.extra}]'", fg="yellow")
 
 
-@click.command()
+@click.command(
+    epilog="Example: lls train DATASET --validation-subject anna -o RUN --network unet-resnet34. Defaults are"
+    " in brackets; those that a network has of its own go before: lls networks --json"
+)
 @click.argument("data", type=PATH)
 @click.option("--validation", type=PATH, help="Another dataset to choose by.")
 @click.option(
@@ -192,7 +208,8 @@ def train(
     make_engine, config = configure(settings.pop("trainer"), settings.pop("network"), settings)
     warn_of_other_preparation(config.init, sources[0])
     watch = _tell if progress_as == "json" else None if quiet else TrainingLine()
-    result = run_training(make_engine, config, sources, output, resume, watch)
+    with goes_on():
+        result = run_training(make_engine, config, sources, output, resume, watch)
     click.echo(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
 
 

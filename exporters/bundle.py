@@ -1,7 +1,8 @@
-"""The bundled network: a training run on synthetic legs -> ``seg_core/models/default.onnx``.
+r"""The bundled network: a training run on synthetic legs -> ``seg_core/models/default.onnx``.
 
 python -m exporters.bundle --run RUN --validation CACHE --out seg_core/models/default.onnx
-lls export seg_core/models/default.onnx --precision int8 --keep-last 1 -o seg_core/models/default.int8.onnx
+lls export seg_core/models/default.onnx --precision int8 --keep-last 1 --overwrite \
+    -o seg_core/models/default.int8.onnx
 """
 
 import argparse

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from seg_core.errors import ModelError, UsageError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
-from seg_core.output import whole_file
+from seg_core.output import output_error, whole_file
 
 IR_VERSION, OPSET = 10, 18
 INPUT, LOGITS, LABELS, CONFIDENCE, SIZE = "image", "logits", "labels", "confidence", "size"
@@ -264,12 +264,18 @@ def _add_labels(graph: onnx.GraphProto, spec: ModelSpec) -> None:
 def write(model: onnx.ModelProto, path: Path) -> str:
     """Write a model beside its place, rename it, and return its sha256; the same bytes for the same model.
 
+    Its folder is made where it is missing.
+
     Raises
     ------
     OutputError
         If it cannot be written.
     """
     data = model.SerializeToString(deterministic=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(error, path.parent) from error
     with whole_file(path) as file:
         file.write(data)
     return hashlib.sha256(data).hexdigest()

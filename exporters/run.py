@@ -67,7 +67,7 @@ def export_run(run: Path, path: Path, request: RunExport | None = None) -> Expor
         If the trainer has no exporter, or the slices are not there or too few.
     """
     request = request or RunExport()
-    checkpoint = run / BEST if run.is_dir() else run
+    checkpoint = _checkpoint(run)
     known = _read(checkpoint.with_name(RUN))
     exporter = get_exporter(known.get("config", {}).get("trainer", "torch"))
     network, facts = exporter.load(checkpoint)
@@ -77,6 +77,24 @@ def export_run(run: Path, path: Path, request: RunExport | None = None) -> Expor
         raise UsageError(f"{run} does not say where its slices are", fix="name their cache")
     images, _ = validation_slices(slices, spec, SAMPLES if spec.patch is None else PATCHES)
     return exporter.export(network, spec, path, images, request.options)
+
+
+def _checkpoint(run: Path) -> Path:
+    """Return the checkpoint that is meant."""
+    if run.suffix == ".onnx":
+        raise UsageError(
+            f"{run} is a model file already",
+            "the folder of a training, or a checkpoint in one",
+            "segment with it as it is, or add --precision int8 for a twin that computes faster",
+        )
+    path = run / BEST if run.is_dir() else run
+    if not path.exists():
+        raise ModelError(
+            f"{path} is not there",
+            f"the folder of a training that has ended an epoch, with {BEST}",
+            "name the folder that was given to lls train as -o",
+        )
+    return path
 
 
 def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = None) -> ModelSpec:

@@ -133,8 +133,9 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch, self.patience, self.validation_samples, self.channels) < 1:
-            raise UsageError("a number of epochs, batch, patience, samples or channels below 1")
+        for name in ("epochs", "batch", "patience", "validation_samples", "channels"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}", "1 or more")
         if self.batch > self.epoch_samples:
             raise UsageError(
                 f"batches of {self.batch} slices, {self.epoch_samples} an epoch", "as many or more"
@@ -160,7 +161,9 @@ class TrainConfig:
             raise UsageError(f"neighbours {self.neighbour_mm} mm apart", "0 or a distance")
         if self.neighbour_mm and self.channel_fill != "neighbours":
             raise UsageError(
-                f"neighbours {self.neighbour_mm} mm apart in no channel", "channels of neighbours"
+                f"neighbours {self.neighbour_mm:g} mm apart in no channel",
+                "channels of neighbours",
+                "add --channel-fill neighbours, or leave --neighbour-mm out",
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"device {self.device!r}", "auto, cpu or cuda")

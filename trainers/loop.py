@@ -21,7 +21,7 @@ from trainers.cache import CacheIndex, SliceCache
 from trainers.config import IGNORED, TrainConfig
 from trainers.log import RunLog
 from trainers.model_file import samples_seen
-from trainers.start import RUN, lineage, run_of
+from trainers.start import RUN, check_goes_on, check_settings, check_trainer, lineage, run_of
 
 LOG = logging.getLogger(__name__)
 
@@ -227,10 +227,13 @@ def train(
     first, second = (Source(part) if isinstance(part, Path) else part for part in data)
     with _writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
+    goes_on = (run_dir / LAST).exists()
+    if goes_on and not resume:
+        raise UsageError(f"{run_dir} holds a training", fix="name a new folder, or resume")
+    if goes_on:
+        check_goes_on(run_dir / LAST, config)
     training = Training(make_engine, config, (first, second), run_dir)
-    if (run_dir / LAST).exists():
-        if not resume:
-            raise UsageError(f"{run_dir} holds a training", fix="name a new folder, or resume")
+    if goes_on:
         training.restore()
     with _writing(run_dir):
         training.describe()
@@ -248,17 +251,6 @@ def _writing(run_dir: Path) -> Iterator[None]:
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
-# What may be another when a training goes on: where it is computed and how long, and what is told of.
-_FREE = {"trainer", "device", "threads", "save_minutes", "epochs", "patience", "validation_samples"}
-_TOLD = {"lr", "lr_step", "lr_floor"}
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as JSON has it, complete; of the file that it began with the name alone."""
-    whole: dict[str, Any] = json.loads(json.dumps(asdict(TrainConfig()) | dict(config)))
-    return whole | {"init": Path(whole["init"]).name}
-
-
 class Training:
     """A training on its way."""
 
@@ -270,6 +262,7 @@ class Training:
         self.index = _fitting(data[0].open(), self.validation)
         if config.favour not in ("", *self.index.classes):
             raise UsageError(f"{config.favour!r} favoured", f"one of {', '.join(self.index.classes)}")
+        check_trainer(config.init, config.trainer)
         self.engine = make_engine(config, self.index.classes)
         self.progress = Progress(
             validation_slices=len(self.validation), samples_before=samples_seen(config.init)
@@ -279,18 +272,20 @@ class Training:
         """Go on from the last checkpoint."""
         facts = self.engine.load(self.run_dir / LAST)
         self._check_data(facts)
-        before, now = (_plain(config) for config in (facts["config"], asdict(self.config)))
-        for name in now:
-            if name in _FREE or before[name] == now[name]:
-                continue
-            if name not in _TOLD:
-                raise UsageError(
-                    f"{name} {now[name]!r}, but the training began with {before[name]!r}",
-                    fix="give the same value, or name a new run folder",
-                )
-            LOG.info("%s is now %s; it was %s", name, now[name], before[name])
+        for told in check_settings(facts["config"], self.config):
+            LOG.info(told)
         self.progress = Progress(**facts["progress"])
-        LOG.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
+        if self.is_over:
+            done = self.progress.epoch
+            LOG.info("finished already, after %d epochs: greater --epochs or --patience go on", done)
+        else:
+            LOG.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the epochs or the patience have ended."""
+        p = self.progress
+        return p.epoch >= self.config.epochs or p.epoch - p.least_loss_epoch >= self.config.patience
 
     def _check_data(self, facts: Mapping[str, Any]) -> None:
         """Refuse to go on with data other than a checkpoint's; they may have grown."""
@@ -351,7 +346,7 @@ class Training:
         p = self.progress
         log, clock = RunLog(self.run_dir, p.epoch), _Clock(self.config, p)
         try:
-            while p.epoch < self.config.epochs and p.epoch - p.least_loss_epoch < self.config.patience:
+            while not self.is_over:
                 for tick in self._epoch(clock):
                     if watch is not None:
                         watch(tick)

@@ -21,7 +21,7 @@ from seg_core.limb_range import range_from_hip
 from seg_core.model_spec import Grid, ModelSpec, Normalisation
 from seg_core.nifti import read_labels, write_label_table, write_labels, write_volume
 from seg_core.output import output_error
-from seg_core.prepare import plan_slices
+from seg_core.prepare import SlicePlan, plan_slices
 from seg_core.scan import Scan, read_scan
 from seg_core.statistics import split_name
 from trainers.config import IGNORED
@@ -30,12 +30,14 @@ from trainers.masks import Labelled, MaskOptions, keep_region, label_subject
 from trainers.midline import find_midline, ignore_beyond, labelled_half
 from trainers.quality import examine, write_page
 from trainers.slices import Progress, write_slices
-from trainers.subjects import NAME_THEM, Classes, SubjectInput, choose_classes, structure_names
+from trainers.subjects import NAME_THEM, Classes, SubjectInput, choose_classes, lone_letters, structure_names
 
 VERSION = 2
 """Of this preparation: another one makes every subject anew."""
 _FACTS = ("modality", "image_type", "plane", "echo", "type", "n_series", "ignored_files")
 _STEPS = 5  # a subject's: hashed, read, labelled, examined, written
+_LEAST_MM, _MOST_MM = 0.05, 20.0  # of a pixel: what lies beyond is a slip, and no computer's memory holds it
+_MOST_PIXELS = 4096  # rows or columns of a slice
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,25 @@ class PrepareConfig:
             )
         if self.tolerance < -1:
             raise UsageError(f"a tolerance of {self.tolerance} slices", "0 or more")
+        _check_grid(self.grid)
+
+
+def _check_grid(grid: Grid) -> None:
+    """Refuse pixels that no scan can be given."""
+    rows, columns = grid.size
+    whole = not rows % grid.multiple and not columns % grid.multiple
+    if grid.kind == "size" and not (whole and min(grid.size) > 0 and max(grid.size) <= _MOST_PIXELS):
+        raise UsageError(
+            f"slices of {rows} x {columns} pixels",
+            f"multiples of {grid.multiple}, {_MOST_PIXELS} at most",
+            "give --size 256, 400 or 512, or --pixel-mm",
+        )
+    if grid.kind != "size" and not all(_LEAST_MM <= mm <= _MOST_MM for mm in grid.spacing_mm):
+        raise UsageError(
+            f"pixels of {' x '.join(f'{mm:g}' for mm in grid.spacing_mm)} mm",
+            f"{_LEAST_MM:g} to {_MOST_MM:g} mm",
+            "give --pixel-mm such a distance, as 1.875",
+        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +165,8 @@ def prepare(
     Raises
     ------
     UsageError
-        If the classes make no sense, or are others than those of earlier subjects that are not given again.
+        If the classes make no sense, or are others than those of earlier subjects that are not given again,
+        or these would have too many pixels.
     OutputError
         If the folder holds something else, or cannot be written.
     """
@@ -162,6 +184,8 @@ def prepare(
         folder, classes.names, classes.sided, config.grid, config.normalisation, config.tolerance
     )
     job = _Job(folder, config, classes, _Steps(progress, _STEPS * len(good)))
+    for known in records.values():  # before the index says that they have such pixels
+        job.plan(known.geometry)
     outcomes: dict[str, Outcome] = {}
     with _kept_if_filled(folder):
         write_index(replace(dataset, subjects=tuple(records.values())))
@@ -288,10 +312,24 @@ class _Job:
 
     def _check(self, geometry: Geometry, hip: int | None) -> None:
         """Refuse a grid or a hip slice that a scan cannot have, before its slices are cut for all."""
-        spec = ModelSpec("dataset", self.classes.names, grid=self.config.grid)
-        plan = plan_slices(geometry, spec)
+        plan = self.plan(geometry)
         if hip is not None and self.config.tolerance >= 0:
-            range_from_hip(plan, spec.orientation, hip, self.config.tolerance)
+            range_from_hip(plan, self._spec.orientation, hip, self.config.tolerance)
+
+    def plan(self, geometry: Geometry) -> SlicePlan:
+        """Return how a scan becomes slices; refuse more pixels than can be learned from."""
+        plan = plan_slices(geometry, self._spec)
+        if max(plan.grid) > _MOST_PIXELS:
+            raise UsageError(
+                f"slices of {plan.grid[0]} x {plan.grid[1]} pixels",
+                f"{_MOST_PIXELS} at most",
+                "give a greater --pixel-mm",
+            )
+        return plan
+
+    @property
+    def _spec(self) -> ModelSpec:
+        return ModelSpec("dataset", self.classes.names, grid=self.config.grid)
 
     def key(self, subject: SubjectInput) -> str:
         """Return a hash of all that goes into scan and mask; where the files are does not count."""
@@ -315,7 +353,7 @@ class _Job:
         self.step()
         self._check(scan.volume.geometry, hip)
         labelled = label_subject(subject, scan.volume.geometry, self.classes, self.config.masks)
-        notes = [*scan.warnings, *labelled.notes, *_of_one_side(labelled)]
+        notes = [*scan.warnings, *labelled.notes, *_of_one_side(labelled), *self._lone_letters(subject)]
         if subject.region is not None:
             keep_region(labelled.labels.array, read_labels(subject.region, {}), scan.volume.geometry)
         if labelled.side == "both" and (subject.side or self.config.masks.side) == "auto":
@@ -354,6 +392,15 @@ class _Job:
             hip_slice=hip,
             sha256=sha256,
         )
+
+    def _lone_letters(self, subject: SubjectInput) -> list[str]:
+        """Name the structures whose letter may be a side that nobody was told of."""
+        found = lone_letters(structure_names(subject, self.classes.values))
+        return [
+            f"{name} is a class of its own, without a side: call it {meant} if that is meant"
+            for name, meant in found.items()
+            if name in self.classes.names
+        ]
 
     def _seen_side(self, volume: Volume, labelled: Labelled, notes: list[str]) -> str:
         """Return the one side on which all labels lie, though their names do not say it, or both."""

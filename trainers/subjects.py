@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -179,6 +180,12 @@ def structure_names_of(texts: Iterable[str]) -> dict[str, str]:
     return {text: long[text] if _other_side(long[text]) in there else name for text, name in plain.items()}
 
 
+def lone_letters(names: Iterable[str]) -> dict[str, str]:
+    """Return name -> what it may mean, of names whose letter was taken for no side: the other is missing."""
+    long = {name: structure_name("_".join(_spelled(name))) for name in names}
+    return {name: text for name, text in long.items() if text != name and _other_side(text)}
+
+
 def _spelled(name: str) -> list[str]:
     words = name.split("_")
     ends = {0, len(words) - 1} if len(words) > 1 else set()
@@ -256,7 +263,9 @@ def _from_row(row: Mapping[str, Any], base: Path) -> tuple[str, SubjectInput | L
     name = str(given.get("subject", ""))
     try:
         labels = base / str(given["labels"]) if "labels" in given else None
-        structures = _columns({k: base / str(v) for k, v in given.items() if k not in _COLUMNS})
+        files = {k: base / str(v) for k, v in given.items() if k not in _COLUMNS}
+        _check_columns(name, files)
+        structures = _columns(files)
         if labels is not None and labels.is_dir():
             structures = structures_in(labels) | structures
         return name, _checked(
@@ -275,6 +284,18 @@ def _from_row(row: Mapping[str, Any], base: Path) -> tuple[str, SubjectInput | L
         return name, error
     except ValueError:
         return name, UsageError(f"hip_slice {given['hip_slice']!r} of {name}", "a whole number")
+
+
+def _check_columns(name: str, files: Mapping[str, Path]) -> None:
+    """Refuse a column that names no structure's file, or is nearly called like one that means something."""
+    for column, path in files.items():
+        near = get_close_matches(column.casefold(), _COLUMNS, 1, 0.8)
+        if near or path.is_dir() or not _is_structure(path):
+            raise UsageError(
+                f"the column {column!r} of {name} names {path.name}",
+                f"{', '.join(_COLUMNS)}, or a structure's name over a .ply or .nii.gz",
+                f"call it {near[0]}" if near else "correct the column's name, or take it out",
+            )
 
 
 def _columns(files: Mapping[str, Path]) -> dict[str, Path]:

@@ -1,9 +1,13 @@
 """What cannot be trained on: typed errors of `lls train`, `crossval` and `export`."""
 
+import re
+
 import numpy as np
 import pytest
 
+from cli.train import _SETTINGS
 from trainers.cache import CacheIndex, SliceCacheWriter
+from trainers.config import TrainConfig
 
 CLASSES = ("tibia", "femur")
 
@@ -37,7 +41,8 @@ def data(tmp_path):
         (("--validation-subject", "anna", "--balance", "0.5", "--favour", "skull"), 2, "one of tibia, femur"),
         (("--validation-subject", "anna", "--init", "default"), 2, "tibia, femur, fibula, pelvis"),
         (("--validation-subject", "anna", "--init", "nowhere.ckpt"), 5, "nowhere.ckpt"),
-        (("--validation-subject", "anna", "--patch", "8", "8", "8"), 2, "on patches of"),
+        (("--validation-subject", "anna", "--patch", "8", "8", "8"), 2, "leave --patch out"),
+        (("--validation-subject", "anna", "--batch", "0"), 2, "error: --batch 0\nexpected: 1 or more"),
         (("--validation-subject", "anna", "--network", "h-denseunet", "--patch", "8", "8", "8"), 2,
          "multiples"),
     ],
@@ -77,7 +82,29 @@ def test_too_few_people(lls, tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+def test_help_gives_the_defaults_that_hold():
+    told = {name: re.findall(r"\[([^\]]+)\]\.$", text) for name, (_, text) in _SETTINGS.items()}
+    known = vars(TrainConfig())
+    assert [name for name, found in told.items() if not found and name in known] == ["favour", "patch"]
+    for name, found in told.items():
+        if found and isinstance(known.get(name), int | float | str):
+            assert type(known[name])(*found) == known[name]
+
+
+def test_an_interruption_says_that_the_same_command_goes_on(lls, data, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainers.loop.train", interrupted)
+    monkeypatch.setattr("trainers.crossval.cross_validate", interrupted)
+    for command in (("train", "--validation-subject", "anna"), ("crossval",)):
+        code, _, err = lls(*command, data, "-o", tmp_path / "out")
+        assert code == 130
+        assert "the same command goes on" in err
+
+
 def test_what_is_no_training(lls, tmp_path):
     code, _, err = lls("export", tmp_path, "-o", tmp_path / "x.onnx")
+    assert "what to do" in err
     assert code == 5
     assert "best.ckpt" in err

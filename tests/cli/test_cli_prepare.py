@@ -22,9 +22,10 @@ def subjects(tmp_path, legs):
 
 
 def test_a_dataset_with_its_pages(lls, subjects):
-    data = subjects / "data"
+    data = subjects / "my data"
     code, out, err = lls("prepare", subjects / "anna", subjects / "ben", "-o", data, "--size", 64)
     assert code == 0, err
+    assert f"then: lls train '{data}' ..." in out
     assert "2 subjects, 80 slices of tibia, femur, fibula, pelvis" in out
     assert (data / "anna/quality.png").read_bytes().startswith(b"\x89PNG")
     before = (data / "dataset.json").read_bytes()
@@ -80,11 +81,26 @@ def test_overlaps_and_oddities_are_told(lls, subjects, legs):
     assert "warning: ben: right_femur is empty" in err
 
 
+def test_a_letter_without_its_partner_is_told(lls, subjects, legs):
+    (subjects / "cleo/masks").mkdir(parents=True)
+    write_volume(subjects / "cleo/scan.nii.gz", legs[0])
+    for value, name in ((1, "tibia"), (2, "femur_R")):
+        mask = (legs[1].array == value).astype(np.uint8)
+        write_labels(subjects / f"cleo/masks/{name}.nii.gz", LabelMap(mask, legs[1].geometry, {}))
+    code, _, err = lls("prepare", subjects / "cleo", "-o", subjects / "data", "--size", 64, "-q")
+    assert code == 0
+    assert "femur_r is a class of its own, without a side: call it right_femur if that is meant" in err
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "text"),
     [
         (("--size", 64, "--pixel-mm", 2), 2, "both --size and --pixel-mm"),
-        (("--size", 100), 5, "grid"),
+        (("--size", 100), 2, "slices of 100 x 100 pixels\nexpected: multiples of 16"),
+        (("--size", 0), 2, "slices of 0 x 0 pixels"),
+        (("--pixel-mm", -1), 2, "pixels of -1 x -1 mm\nexpected: 0.05 to 20 mm"),
+        (("--pixel-mm", 0.001), 2, "give --pixel-mm"),
+        (("--pixel-mm", 0.05), 2, "give a greater --pixel-mm"),
         (("--classes", "patella"), 2, "no subject has a label of patella"),
         (("--other-side", "crop"), 2, "cropping"),
         (("--hip-slice", 900, "--size", 64), 2, "hip slice 900"),
@@ -94,6 +110,21 @@ def test_flags_that_make_no_sense(lls, subjects, flags, code, text):
     found, _, err = lls("prepare", subjects / "anna", "-o", subjects / "data", *flags)
     assert found == code
     assert text in err
+
+
+@pytest.mark.parametrize(
+    "flags", [("--size", 100), ("--pixel-mm", -1), ("--pixel-mm", 0.001), ("--pixel-mm", 0.05)]
+)
+@pytest.mark.parametrize("name", ["anna", "ben"])
+def test_a_refused_grid_changes_nothing_of_a_dataset(lls, subjects, flags, name):
+    data = subjects / "data"
+    assert lls("prepare", subjects / "anna", "-o", data, "--size", 64, "-q")[0] == 0
+    before = (data / "dataset.json").read_bytes()
+    code, _, err = lls("prepare", subjects / name, "-o", data, *flags)
+    assert code == 2
+    assert "what to do: give " in err
+    assert "Grid(" not in err
+    assert (data / "dataset.json").read_bytes() == before
 
 
 def test_one_bone_of_a_table_with_pixels_of_the_report(lls, subjects):

@@ -12,7 +12,7 @@ from cli.export import export as export_command
 from exporters import registry
 from exporters.options import ExportOptions
 from exporters.run import RunExport, describe, export_run, validation_slices
-from seg_core.errors import MissingPackageError, ModelError, UsageError
+from seg_core.errors import MissingPackageError, ModelError, OutputError, UsageError
 from seg_core.model_spec import Denoise, Grid, ModelSpec, Normalisation
 from seg_core.runner import Runner
 from seg_core.segment import SegmentOptions, segment
@@ -75,7 +75,7 @@ def facts_of(**changes):
 
 
 def test_the_command_writes_a_model_that_runs(run, tmp_path):
-    path = tmp_path / "mine.onnx"
+    path = tmp_path / "new" / "mine.onnx"
     done = CliRunner().invoke(export_command, [str(run), "-o", str(path), "--name", "mine", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["parity"]["labels"] <= 1e-4
@@ -85,6 +85,43 @@ def test_the_command_writes_a_model_that_runs(run, tmp_path):
     assert runner.spec.grid == Grid("spacing", spacing_mm=(2.0, 2.0), multiple=16)
     assert runner.spec.provenance["samples_seen"] == 2
     assert str(run.parent).encode() not in path.read_bytes()
+
+
+def test_where_no_file_can_be_written_nothing_is_exported(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("exporters.run.export_run", lambda *arguments: pytest.fail("work was begun"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "there.onnx").write_bytes(b"mine")
+    for name, kind, words in (
+        ("mine.bin", UsageError, "ends in .onnx"),
+        ("there.onnx", OutputError, "add --overwrite"),
+        ("folder.onnx", OutputError, "is a folder"),
+        ("file/x.onnx", OutputError, "is a file"),
+    ):
+        done = CliRunner().invoke(export_command, [str(run), "-o", str(tmp_path / name)])
+        assert isinstance(done.exception, kind)
+        assert words in str(done.exception)
+    itself = tmp_path / "there.onnx"
+    done = CliRunner().invoke(export_command, [str(itself), "-o", str(itself), "--overwrite"])
+    assert "is what is exported" in str(done.exception)
+    assert itself.read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.onnx", "there.onnx"]
+
+
+def test_a_file_is_replaced_where_that_was_asked_for(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("exporters.run.export_run", lambda run, path, request: asked.append(path))
+    (tmp_path / "there.onnx").touch()
+    CliRunner().invoke(export_command, [str(run), "-o", str(tmp_path / "there.onnx"), "--overwrite"])
+    assert asked == [tmp_path / "there.onnx"]
+
+
+def test_what_is_no_training_is_said_in_its_own_words(tmp_path):
+    (tmp_path / "mine.onnx").touch()
+    with pytest.raises(UsageError, match="is a model file already"):
+        export_run(tmp_path / "mine.onnx", tmp_path / "again.onnx")
+    with pytest.raises(ModelError, match=r"nix is not there[\s\S]*given to lls train as -o"):
+        export_run(tmp_path / "nix", tmp_path / "q.onnx")
 
 
 def test_the_gate_compares_slices_of_the_run(run, monkeypatch):
@@ -161,7 +198,7 @@ def test_what_cannot_be_exported(run, tmp_path, monkeypatch):
     path = tmp_path / "x.onnx"
     with pytest.raises(ModelError, match="how they were prepared"):
         describe(facts_of(meta={}))
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"best\.ckpt is not there"):
         export_run(tmp_path, path)
     known = json.loads((run / RUN).read_text(encoding="utf-8"))
     for name, text in (("other", {"config": {"trainer": "jax"}}), ("bare", {})):

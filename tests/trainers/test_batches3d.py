@@ -190,7 +190,7 @@ def test_a_killed_3d_training_goes_on_as_if_nothing_had_happened(tmp_path, make_
         run_training(make_engine, config, data, tmp_path / "killed", watch=killed)
     resumed = run_training(make_engine, config, data, tmp_path / "killed")
     assert resumed.best_dsc == pytest.approx(whole.best_dsc, abs=1e-6)
-    with pytest.raises(UsageError, match="slice_mm 3"):
+    with pytest.raises(UsageError, match="--slice-mm 3"):
         run_training(make_engine, replace(config, slice_mm=3.0), data, tmp_path / "killed")
 
 

@@ -60,8 +60,18 @@ def test_curves_show_every_number(tmp_path):
 def test_boxes_leave_out_what_is_not_there(tmp_path):
     draw_boxes({"tibia": [0.9, 0.95, np.nan], "femur": [0.8], "none": [np.nan]}, tmp_path / "b.png", "title")
     with Image.open(tmp_path / "b.png") as picture:
-        assert picture.width == 400  # two boxes
+        assert picture.width == 440  # two boxes
         assert np.asarray(picture.convert("L")).min() < 100
+
+
+def test_boxes_of_a_bad_network_say_what_their_axis_is(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("trainers.curves._save", lambda figure, path: drawn.append(figure))
+    draw_boxes({"tibia": [0.0022, 0.0025, 0.003]}, tmp_path / "b.png")
+    drawn[0].draw_without_rendering()
+    label = drawn[0].axes[0].yaxis.label
+    assert label.get_text() == "DSC"
+    assert label.get_window_extent().x0 >= 0
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

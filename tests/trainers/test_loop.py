@@ -154,7 +154,14 @@ def test_data_that_were_prepared_in_other_ways_are_refused(tmp_path, make_slices
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"neighbour_mm": 5.0}, "in no channel"), ({"lr": 1e-7}, "floor")]
+    ("changes", "words"),
+    [
+        ({"neighbour_mm": 5.0}, "--channel-fill neighbours"),
+        ({"lr": 1e-7}, "floor"),
+        ({"epochs": -1}, "^--epochs -1\n"),
+        ({"batch": 0}, "^--batch 0\n"),
+        ({"validation_samples": 0}, "^--validation-samples 0\n"),
+    ],
 )
 def test_options_without_effect_are_refused(changes, words):
     with pytest.raises(UsageError, match=words):
@@ -191,6 +198,8 @@ def test_another_start_is_refused(data, tmp_path):
     other = (tmp_path / "run" / BEST).rename(tmp_path / "other.ckpt")
     with pytest.raises(UsageError, match=r"init 'other\.ckpt', but the training began with 'random'"):
         train(replace(CONFIG, init=str(other)), *data, tmp_path / "run")
+    with pytest.raises(UsageError, match="--network 'unet-resnet50', but the training began with"):
+        train(replace(CONFIG, network="unet-resnet50", batch=4), *data, tmp_path / "run")
     with pytest.raises(UsageError, match="augmentation"):
         train(replace(CONFIG, augmentation=NONE), *data, tmp_path / "run")
     with pytest.raises(UsageError, match="--freeze-encoder"):
@@ -198,6 +207,24 @@ def test_another_start_is_refused(data, tmp_path):
     (tmp_path / "run" / LAST).write_bytes(b"broken")
     with pytest.raises(ModelError, match="cannot be read"):
         train(CONFIG, *data, tmp_path / "run")
+
+
+def test_what_another_trainer_made_is_said(data, tmp_path):
+    first = train(replace(CONFIG, epochs=1), *data, tmp_path / "run")
+    other = replace(CONFIG, trainer="keras", epochs=1)
+    with pytest.raises(UsageError, match=r"last\.ckpt was made by the trainer torch[\s\S]*--trainer torch"):
+        train(other, *data, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"best\.ckpt was made by the trainer torch"):
+        train(replace(other, init=str(first.best)), *data, tmp_path / "new")
+
+
+def test_a_finished_training_says_so(data, tmp_path, caplog):
+    once = replace(CONFIG, epochs=1)
+    train(once, *data, tmp_path / "run")
+    with caplog.at_level("INFO", "trainers"):
+        train(once, *data, tmp_path / "run")
+    assert "finished already, after 1 epochs" in caplog.text
+    assert "resumed" not in caplog.text
 
 
 def test_another_rate_is_told_of(data, tmp_path, caplog):

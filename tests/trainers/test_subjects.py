@@ -7,6 +7,7 @@ from trainers.subjects import (
     SubjectInput,
     choose_classes,
     labelled_side,
+    lone_letters,
     read_classes,
     read_subjects,
     structure_name,
@@ -206,6 +207,27 @@ def test_the_labelled_side_is_that_of_all_names(names, asked, side):
 )
 def test_a_letter_is_a_side_where_the_other_side_is_there_too(texts, names):
     assert list(structure_names_of(texts).values()) == names
+
+
+def test_a_letter_that_was_taken_for_no_side_is_known():
+    assert lone_letters(["femur_r", "left_tibia", "patella", "l"]) == {"femur_r": "right_femur"}
+
+
+@pytest.mark.parametrize(
+    ("column", "file", "words"),
+    [
+        ("lables", "masks", "the column 'lables' of anna names masks|call it labels"),
+        ("lables", "map.nii.gz", "call it labels"),
+        ("bones", "masks", "the column 'bones' of anna|take it out"),
+        ("age", "34", "the column 'age' of anna names 34|subject, scan, series, labels"),
+    ],
+)
+def test_a_column_that_is_no_structure_is_named(touch, column, file, words):
+    base = touch("scan.nii.gz", "masks/tibia.nii.gz", "map.nii.gz")
+    (base / "who.csv").write_text(f"subject,scan,{column}\nanna,scan.nii.gz,{file}\n")
+    found = read_subjects([base / "who.csv"])["anna"]
+    assert isinstance(found, UsageError)
+    assert all(word in str(found) for word in words.split("|"))
 
 
 def test_columns_of_a_table_are_named_as_files_are(tmp_path):

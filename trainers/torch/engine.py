@@ -216,6 +216,7 @@ def freeze_encoder(network: torch.nn.Module) -> None:
 
 def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> tuple[torch.nn.Module, list[str]]:
     """Build the network that a training begins with; name the BatchNorms that a model file has folded."""
+    _check_patch(config)
     outputs, known = len(classes) + 1, vars(config)
     if config.init in ("random", "imagenet"):
         return _build(known, outputs, config.init), []
@@ -232,6 +233,17 @@ def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> tuple[torch
         config, classes, found | {"channels": theirs["channels"], "classes": tuple(facts["classes"])}
     )
     return network, []
+
+
+def _check_patch(config: TrainConfig) -> None:
+    """Refuse a patch for a network that sees slices."""
+    known = NETWORKS.get(config.network)
+    if known is not None and config.patch is not None and "patch" not in known.defaults:
+        raise UsageError(
+            f"{config.network} on patches of {' x '.join(map(str, config.patch))}",
+            "slices, which this network sees",
+            "leave --patch out, or name a network of patches: --network nnunet-3d",
+        )
 
 
 def _build(config: Mapping[str, Any], classes: int, weights: str = "random") -> torch.nn.Module:
@@ -260,8 +272,10 @@ def _from_model(
 def _fill(network: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
     try:
         network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelError(f"{path}: {error}", "weights of this network") from error
+    except RuntimeError as error:  # it names every tensor, which nobody reads
+        raise ModelError(
+            f"{path} holds the weights of another network", "those of this network", "name its own file"
+        ) from error
 
 
 def _device(name: str) -> torch.device:
