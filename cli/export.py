@@ -100,7 +100,7 @@ def export(
         return
     from exporters.options import ExportOptions
     from exporters.run import RunExport, export_run
-    from seg_core.errors import MissingPackageError, UsageError
+    from seg_core.errors import MissingPackageError, UsageError, install_hint
 
     options = ExportOptions(flags["weights"])
     if (run is None) == (from_nnunet is None):
@@ -111,7 +111,7 @@ def export(
         try:
             from exporters.nnunet import NnUNetExport, export_nnunet
         except ImportError as error:
-            raise MissingPackageError(f"{error}", fix="pip install 'lls[nnunet,cpu]'") from error
+            raise MissingPackageError(f"{error}", fix=install_hint("nnunet,cpu")) from error
         request = NnUNetExport(
             flags["name"], flags["fold"], flags["orientation"], flags["checkpoint"], options
         )

@@ -36,12 +36,12 @@ def gui(port: int, host: str, roots: tuple[Path, ...], store: Path | None, no_br
     It is served to this computer only, and only to who has the address that is printed, which changes with
     every start. End it with Ctrl+C; finished work is kept, and work that is cut short can be run again.
     """
-    from seg_core.errors import MissingPackageError
+    from seg_core.errors import MissingPackageError, install_hint
 
     try:
         from gui.app import Config, serve
     except ImportError as error:
-        raise MissingPackageError(f"{error}", "the extra gui", "pip install 'lls[cpu,gui]'") from error
+        raise MissingPackageError(f"{error}", "the extra gui", install_hint("cpu,gui")) from error
     folder = store or Path(click.get_app_dir("lls")) / "gui"
     click.echo("Ctrl+C ends it", err=True)
     serve(Config(folder, roots or (Path.home(),), port, host, not no_browser), click.echo)

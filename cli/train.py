@@ -174,7 +174,9 @@ def networks(as_json: bool) -> None:
 def _ready(network: "Network") -> str:
     if not network.missing:
         return click.style("yes", fg="green")
-    return click.style(f"pip install 'lls[{network.extra}]'", fg="yellow")
+    from seg_core.errors import install_hint
+
+    return click.style(install_hint(network.extra), fg="yellow")
 
 
 @click.command(

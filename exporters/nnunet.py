@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 
 from exporters.options import Exported, ExportOptions
 from exporters.torch import export
-from seg_core.errors import MissingPackageError, ModelError, UsageError
+from seg_core.errors import MissingPackageError, ModelError, UsageError, install_hint
 from seg_core.model_spec import Denoise, Grid, ModelSpec, Normalisation
 from trainers.torch import checkpoint
 from trainers.torch.nnunet import plain_conv_unet
@@ -302,7 +302,7 @@ def _imported(name: str, prefix: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise MissingPackageError(f"{name}: {error}", fix="pip install 'lls[nnunet]'") from error
+        raise MissingPackageError(f"{name}: {error}", fix=install_hint("nnunet")) from error
 
 
 def _folds(folder: Path, request: NnUNetExport) -> list[Path]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from seg_core.errors import MissingPackageError, ModelError
+from seg_core.errors import MissingPackageError, ModelError, install_hint
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -60,7 +60,7 @@ def check(
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackageError("ONNX Runtime is not installed", fix="pip install 'lls[cpu]'") from error
+        raise MissingPackageError("ONNX Runtime is not installed", fix=install_hint("cpu")) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporters.options import Exported, ExportOptions
-from seg_core.errors import MissingPackageError, UsageError
+from seg_core.errors import MissingPackageError, UsageError, install_hint
 from seg_core.model_spec import ModelSpec
 
 GROUP = "lls.exporters"
@@ -55,7 +55,7 @@ def get_exporter(trainer: str) -> Exporter:
             exporter: Exporter = point.load()
         except ImportError as error:
             raise MissingPackageError(
-                f"the exporter {trainer} cannot be imported: {error}", fix=f"pip install 'lls[{trainer}]'"
+                f"the exporter {trainer} cannot be imported: {error}", fix=install_hint(trainer)
             ) from error
         return exporter
     raise UsageError(f"networks of the trainer {trainer!r}", f"one of {', '.join(sorted(points.names))}")

@@ -160,7 +160,9 @@ class Runner:
         """Say in what the file itself computes; refuse it where something else was asked for."""
         self.precision = self.spec.twin.precision if self.spec.twin else "fp32"
         if asked not in ("auto", self.precision):
-            fix = f"lls export {self.name} --precision {asked}, or fp32"
+            fix = (
+                f"lls export {self.name} --precision {asked} -o {twin_path(Path(self.name), asked)}, or fp32"
+            )
             raise ModelError(
                 f"{self.name} computes in {self.precision}, and there is no {asked} twin beside the file",
                 asked,

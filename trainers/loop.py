@@ -24,6 +24,7 @@ from trainers.model_file import samples_seen
 from trainers.start import RUN, check_goes_on, check_settings, check_trainer, lineage, run_of
 
 LOG = logging.getLogger(__name__)
+_PATIENT, _NOTHING = 3, 1e-3  # epochs after which a mean DSC below that is told of
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
@@ -360,6 +361,8 @@ class Training:
                 row = self._row(loss, dsc)
                 log.add(row)
                 LOG.info(" ".join(f"{k}={v}" for k, v in row.items()))
+                if p.epoch == _PATIENT and p.best_dsc < _NOTHING:
+                    LOG.warning("nothing but background so far: try a smaller --lr, or another --loss")
                 p.batch, p.loss_sum, p.seconds, p.slices = 0, 0.0, 0.0, 0
                 self.save(LAST)
         finally:

@@ -26,7 +26,7 @@ class Network:
     about : str
         A line for people.
     extra : str
-        What ``pip install 'lls[extra]'`` must bring.
+        What the extra must bring.
     defaults : mapping
         Fields of `TrainConfig` in which it differs from its defaults.
     packages : tuple of str

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from seg_core.errors import MissingPackageError, ModelError, UsageError
+from seg_core.errors import MissingPackageError, ModelError, UsageError, install_hint
 from seg_core.ply import Mesh
 
 FloatArray = npt.NDArray[np.float64]
@@ -183,7 +183,7 @@ def _read(path: str) -> bytes:
         raise MissingPackageError(
             "the bones' shape model (musculoskeletal-models) is not installed",
             "musculoskeletal-models 0.2.4",
-            "pip install 'lls[phantom]'",
+            install_hint("phantom"),
         ) from error
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from benchmarks.report.sheet import Sheet
 from benchmarks.report.study import Setting, Study, Variant
+from seg_core.errors import install_hint
 from trainers.augment import REPORT
 from trainers.crossval import FoldWatch
 from trainers.registry import get_trainer
@@ -28,7 +29,7 @@ def available(setting: Setting) -> tuple[list[str], list[str]]:
         if name not in known:
             missing.append(f"{name}: MISSING, the trainer {setting.trainer} has no such network.")
         elif known[name].missing:
-            missing.append(f"{name}: MISSING, it needs pip install 'lls[{known[name].extra}]'.")
+            missing.append(f"{name}: MISSING, it needs {install_hint(known[name].extra)}.")
         else:
             names.append(name)
     return names, missing

@@ -403,4 +403,4 @@ def test_gui_without_its_extra_says_what_to_install(lls, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     code, _, err = lls("gui", "--no-browser")
     assert code == 2
-    assert "pip install 'lls[cpu,gui]'" in err
+    assert "pip install '.[cpu,gui]'" in err

@@ -46,4 +46,4 @@ def test_a_network_without_its_package_says_which_extra(monkeypatch):
     here, gone = CliRunner().invoke(networks).output.splitlines()[1:]
     assert here.split()[:3] == ["other", "here", "stands"]
     assert here.endswith("yes")
-    assert gone.endswith("pip install 'lls[jax]'")
+    assert gone.endswith("pip install '.[jax]' in the folder of lls")

@@ -218,5 +218,5 @@ def test_what_cannot_be_exported(run, tmp_path, monkeypatch):
 def test_an_exporter_without_its_framework(monkeypatch):
     monkeypatch.delitem(sys.modules, "exporters.torch", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingPackageError, match=r"lls\[torch\]"):
+    with pytest.raises(MissingPackageError, match=r"\.\[torch\]"):
         registry.get_exporter("torch")

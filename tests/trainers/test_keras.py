@@ -363,5 +363,5 @@ def test_what_is_not_there(data, monkeypatch):
         make_engine(replace(CONFIG, device="cuda"), CLASSES)
     monkeypatch.delitem(sys.modules, "trainers.keras.engine")
     monkeypatch.setitem(sys.modules, "keras", None)
-    with pytest.raises(MissingPackageError, match=r"lls\[keras\]"):
+    with pytest.raises(MissingPackageError, match=r"\.\[keras\]"):
         make_engine(CONFIG, CLASSES)

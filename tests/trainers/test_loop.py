@@ -182,6 +182,14 @@ def test_a_loss_that_is_no_number_stops_it(data, tmp_path):
         train(replace(CONFIG, lr=1e30, epochs=20), *data, tmp_path / "run")
 
 
+@pytest.mark.parametrize(("dsc", "told"), [(0.0, True), (0.4, False)])
+def test_background_alone_is_told_of(data, tmp_path, monkeypatch, caplog, dsc, told):
+    monkeypatch.setattr(Training, "validate", lambda self: (0.8, np.full(len(self.index.classes), dsc)))
+    with caplog.at_level("WARNING", "trainers"):
+        train(replace(CONFIG, epochs=4, epoch_samples=8), *data, tmp_path / "run")
+    assert caplog.text.count("nothing but background so far") == told
+
+
 def test_patience_ends_it(data, tmp_path):
     result = train(replace(CONFIG, epochs=50, patience=2, lr=1e-12, lr_floor=1e-12), *data, tmp_path / "run")
     assert result.epochs < 50

@@ -138,5 +138,5 @@ def test_a_pickle_that_calls_something_is_refused():
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "musculoskeletal.models", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'lls\[phantom\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install '.\[phantom\]'"):
         load_shape_model()

@@ -10,7 +10,6 @@ from seg_core.errors import MissingPackageError, ModelError, UsageError
 from trainers.config import IGNORED, TrainConfig
 from trainers.torch import NETWORKS, checkpoint, engine, make_engine
 from trainers.torch.baseline import BaselineUNet
-from trainers.torch.losses import LOSSES
 from trainers.torch.engine import freeze_encoder, load_best
 from trainers.torch.losses import LOSSES
 from trainers.torch.network import build_network
@@ -108,8 +107,8 @@ def test_what_cannot_be_built():
 @pytest.mark.parametrize(
     ("package", "network", "extra"),
     [
-        ("segmentation_models_pytorch", "unet-vgg19", r"lls\[torch\]"),
-        ("dynamic_network_architectures.architectures.unet", "nnunet-2d", r"lls\[nnunet\]"),
+        ("segmentation_models_pytorch", "unet-vgg19", r"\.\[torch\]"),
+        ("dynamic_network_architectures.architectures.unet", "nnunet-2d", r"\.\[nnunet\]"),
     ],
 )
 def test_a_missing_package_names_its_extra(monkeypatch, package, network, extra):

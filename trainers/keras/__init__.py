@@ -33,12 +33,12 @@ def make_engine(config: TrainConfig, classes: tuple[str, ...]) -> Engine:
     ModelError
         If weights to begin with cannot be had.
     """
-    from seg_core.errors import MissingPackageError
+    from seg_core.errors import MissingPackageError, install_hint
 
     try:
         from trainers.keras.engine import KerasEngine
     except ImportError as error:
         raise MissingPackageError(
-            f"Keras and TensorFlow cannot be imported: {error}", fix="pip install 'lls[keras]'"
+            f"Keras and TensorFlow cannot be imported: {error}", fix=install_hint("keras")
         ) from error
     return KerasEngine(config, classes)

@@ -91,12 +91,12 @@ def make_engine(config: TrainConfig, classes: tuple[str, ...]) -> Engine:
     ModelError
         If weights to begin with cannot be had.
     """
-    from seg_core.errors import MissingPackageError
+    from seg_core.errors import MissingPackageError, install_hint
 
     try:
         from trainers.torch.engine import TorchEngine
     except ImportError as error:
         raise MissingPackageError(
-            f"PyTorch cannot be imported: {error}", fix="pip install 'lls[torch]'"
+            f"PyTorch cannot be imported: {error}", fix=install_hint("torch")
         ) from error
     return TorchEngine(config, classes)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from seg_core.errors import MissingPackageError, UsageError
+from seg_core.errors import MissingPackageError, UsageError, install_hint
 from trainers.torch.precision import exact_volumes
 from trainers.torch.pretrained import torchvision_operators
 
@@ -152,6 +152,6 @@ def plain_conv_unet() -> Any:
             )
         except ImportError as error:
             raise MissingPackageError(
-                f"dynamic-network-architectures cannot be imported: {error}", fix="pip install 'lls[nnunet]'"
+                f"dynamic-network-architectures cannot be imported: {error}", fix=install_hint("nnunet")
             ) from error
     return PlainConvUNet

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seg_core.errors import MissingPackageError, ModelError
+from seg_core.errors import MissingPackageError, ModelError, install_hint
 from trainers.torch import checkpoint
 
 
@@ -71,7 +71,7 @@ def _import_smp() -> Any:
             import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
         except ImportError as error:
             raise MissingPackageError(
-                f"segmentation-models-pytorch cannot be imported: {error}", fix="pip install 'lls[torch]'"
+                f"segmentation-models-pytorch cannot be imported: {error}", fix=install_hint("torch")
             ) from error
     return smp
 
