@@ -9,11 +9,9 @@ import numpy as np
 
 from seg_core.errors import UsageError
 from seg_core.geometry import LabelMap
-from seg_core.labels import BONES, IGNORED, SIDES, plain_labels, sided_labels
+from seg_core.labels import BONES, IGNORED, plain_labels, sided_labels, structure_name
 from seg_core.moments import label_moments
 from seg_core.nifti import names_beside, read_labels, stem
-
-_SHORT = {"r": "right", "rt": "right", "l": "left", "lt": "left"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,22 +76,12 @@ def mask_of_one(labels: LabelMap, path: Path, known: Mapping[int, str]) -> Label
     values = set(label_moments(labels.array)) - {IGNORED}
     if len(values) > 1 or names_beside(path) is not None:
         return None
-    name = structure_name(stem(path))
+    name = structure_name(stem(path), letters=True)
     for table in (known, sided_labels(BONES), plain_labels(BONES)):
         for value, other in table.items():
-            if structure_name(other) == name:
+            if structure_name(other, letters=True) == name:
                 return _only(labels, values.pop() if values else value, {value: other})
     return None
-
-
-def structure_name(text: str) -> str:
-    """Return a structure's name as it is known here: ``Tibia right`` and ``tibia_R`` -> ``right_tibia``."""
-    words = [word for word in re.split(r"[\W_]+", text.casefold()) if word]
-    if len(words) > 1:
-        words = [_SHORT.get(word, word) if n in (0, len(words) - 1) else word for n, word in enumerate(words)]
-        if words[-1] in SIDES and words[0] not in SIDES:
-            words.insert(0, words.pop())
-    return "_".join(words)
 
 
 def _only(labels: LabelMap, stored: int, names: Mapping[int, str]) -> LabelMap:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seg_core.errors import LlsError, ScanError, UsageError
-from seg_core.labels import BONES, SIDES
+from seg_core.labels import BONES, SIDES, structure_name
 from seg_core.nifti import is_nifti, names_beside, stem
 from seg_core.statistics import split_name
 
@@ -169,42 +168,23 @@ def _is_structure(path: Path) -> bool:
     return not path.name.startswith(".") and (is_nifti(path) or path.suffix.lower() == ".ply")
 
 
-_SHORT = {"r": "right", "rt": "right", "l": "left", "lt": "left"}
-
-
 def structure_names_of(texts: Iterable[str]) -> dict[str, str]:
     """Return text -> structure's name; ``tibia_R`` is ``right_tibia`` where there is a ``tibia_L`` too."""
     plain = {text: structure_name(text) for text in texts}
-    long = {text: structure_name("_".join(_spelled(name))) for text, name in plain.items()}
+    long = {text: structure_name(text, letters=True) for text in plain}
     there = set(long.values())
     return {text: long[text] if _other_side(long[text]) in there else name for text, name in plain.items()}
 
 
 def lone_letters(names: Iterable[str]) -> dict[str, str]:
     """Return name -> what it may mean, of names whose letter was taken for no side: the other is missing."""
-    long = {name: structure_name("_".join(_spelled(name))) for name in names}
+    long = {name: structure_name(name, letters=True) for name in names}
     return {name: text for name, text in long.items() if text != name and _other_side(text)}
-
-
-def _spelled(name: str) -> list[str]:
-    words = name.split("_")
-    ends = {0, len(words) - 1} if len(words) > 1 else set()
-    return [_SHORT.get(word, word) if n in ends else word for n, word in enumerate(words)]
 
 
 def _other_side(name: str) -> str:
     side, _, rest = name.partition("_")
     return f"{'left' if side == 'right' else 'right'}_{rest}" if side in SIDES else ""
-
-
-def structure_name(text: str) -> str:
-    """Return a structure's name as it is known here: ``Tibia right`` -> ``right_tibia``."""
-    words = [word for word in re.split(r"[\s_-]+", text.lower()) if word]
-    sides = [word for word in words if word in SIDES]
-    if len(sides) == 1 and len(words) > 1:
-        words.remove(sides[0])
-        words.insert(0, sides[0])
-    return "_".join(words)
 
 
 def _checked(subject: SubjectInput) -> SubjectInput:

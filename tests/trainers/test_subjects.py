@@ -3,6 +3,7 @@ import json
 import pytest
 
 from seg_core.errors import ScanError, UsageError
+from seg_core.labels import structure_name
 from trainers.subjects import (
     SubjectInput,
     choose_classes,
@@ -10,7 +11,6 @@ from trainers.subjects import (
     lone_letters,
     read_classes,
     read_subjects,
-    structure_name,
     structure_names_of,
 )
 
