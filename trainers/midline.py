@@ -28,6 +28,7 @@ INNER_MM, OUTER_MM = 18.0, 30.0
 SURE, SEEN = 0.6, 0.3  # share of the tissue that must cover itself
 MARGIN_MM = 10.0  # before the midline: bone of the other leg as background does harm, ignored tissue little
 LITTLE = 0.02  # of the most tissue, squared, that a level has
+AIR, AIR_MM = 0.05, 40.0  # no bone is farther from what is brighter than that share: a dark leg is no air
 CROSSED = 0.02  # share of the labels beyond the midline that makes it doubtful
 
 
@@ -92,7 +93,10 @@ def find_midline(volume: Volume, labels: LabelMap, side: str) -> Midline:
 
 
 def ignore_beyond(labels: LabelMap, volume: Volume, midline: Midline, side: str) -> int:
-    """Make ``IGNORED``, in place, what has no label beyond the midline or just before it.
+    """Make ``IGNORED``, in place, what has no label beyond the midline or just before it, but for air.
+
+    Air far from all tissue stays background there too: a network that is taught nothing of half of a slice
+    may call all of it bone.
 
     Returns
     -------
@@ -104,12 +108,26 @@ def ignore_beyond(labels: LabelMap, volume: Volume, midline: Midline, side: str)
     view, ignored = radiological(volume, labels), 0
     margin = MARGIN_MM / view.sizes[0]
     column = np.arange(view.labels.shape[0])
+    low, high = display_window(view.image)
     for level, middle in enumerate(midline.columns):
         beyond = column > middle - margin if side == "right" else column < middle + margin
-        plane = view.labels[beyond, :, level]
-        ignored += int(np.count_nonzero(plane == 0))
-        view.labels[beyond, :, level] = np.where(plane == 0, IGNORED, plane)
+        near = _near_tissue(view.image[:, :, level], low + AIR * (high - low), view.sizes[:2])
+        plane = view.labels[:, :, level]
+        unknown = beyond[:, None] & near & (plane == 0)
+        ignored += int(np.count_nonzero(unknown))
+        plane[unknown] = IGNORED
     return ignored
+
+
+def _near_tissue(plane: npt.NDArray[Any], threshold: float, sizes: Sequence[float]) -> npt.NDArray[np.bool_]:
+    """Say what of a plane (columns, rows) lies within `AIR_MM` of tissue; no lone block of noise counts."""
+    steps = [max(1, round(PIXEL_MM / mm)) for mm in sizes]
+    means = ndimage.uniform_filter(plane.astype(np.float32), steps)[:: steps[0], :: steps[1]]
+    reach = [2 * round(AIR_MM / (mm * step)) + 1 for mm, step in zip(sizes, steps, strict=True)]
+    tissue = ndimage.binary_opening(means > threshold, np.ones((2, 2), bool))
+    near = ndimage.maximum_filter(tissue, size=reach)
+    whole: npt.NDArray[np.bool_] = np.kron(near, np.ones(steps, bool))[: plane.shape[0], : plane.shape[1]]
+    return whole
 
 
 def labelled_half(volume: Volume, labels: LabelMap, midline: Midline, side: str) -> tuple[Volume, LabelMap]:

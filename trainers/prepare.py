@@ -32,7 +32,7 @@ from trainers.quality import examine, write_page
 from trainers.slices import Progress, write_slices
 from trainers.subjects import NAME_THEM, Classes, SubjectInput, choose_classes, lone_letters, structure_names
 
-VERSION = 2
+VERSION = 3
 """Of this preparation: another one makes every subject anew."""
 _FACTS = ("modality", "image_type", "plane", "echo", "type", "n_series", "ignored_files")
 _STEPS = 5  # a subject's: hashed, read, labelled, examined, written

@@ -95,3 +95,22 @@ def test_the_half_that_is_kept_lies_where_it_lay(legs, side, flip):
     assert np.count_nonzero(kept.array) == np.count_nonzero(labels.array)
     where = half.geometry.to_world(np.argwhere(kept.array))
     assert np.allclose(where, volume.geometry.to_world(np.argwhere(labels.array)))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_air_far_from_the_body_is_known_to_be_background(legs, side):
+    volume, truth = legs
+    wide = ((40, 40), (40, 40), (0, 0))
+    affine = volume.geometry.affine.copy()
+    affine[:3, 3] = volume.geometry.to_world((-40, -40, 0))
+    noise = np.random.default_rng(0).rayleigh(0.01 * volume.array.max(), (144, 144, volume.array.shape[2]))
+    image = np.maximum(np.pad(volume.array, wide), noise)
+    geometry = Geometry(image.shape, affine)
+    volume, truth = Volume(image, geometry), LabelMap(np.pad(truth.array, wide), geometry, truth.labels)
+    labels = of_side(truth, side)
+    ignore_beyond(labels, volume, find_midline(volume, labels, side), side)
+    other = of_side(truth, "left" if side == "right" else "right").array > 0
+    assert (labels.array[other] == IGNORED).all()
+    corner = -1 if side == "right" else 0  # columns grow to the left
+    assert (labels.array[corner] == 0).all()
+    assert (labels.array[:, [0, -1]] == 0).all()
