@@ -141,9 +141,12 @@ def test_what_does_not_fit_is_refused(network, tmp_path):
     assert not path.exists()
 
 
-def test_a_folder_that_is_not_there(exported, tmp_path):
+def test_a_folder_that_is_not_there_is_made_if_it_can_be(exported, tmp_path):
+    model = onnx.load(exported.path)
+    assert write(model, tmp_path / "new" / "x.onnx") == exported.sha256
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError):
-        write(onnx.load(exported.path), tmp_path / "none" / "x.onnx")
+        write(model, tmp_path / "file" / "x.onnx")
 
 
 def test_folding_keeps_the_function_and_the_original(network):
