@@ -1,6 +1,7 @@
 """What the output files of each scan are called, decided by its path before it is read."""
 
 import os
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ _FORBIDDEN = frozenset('\\:*?"<>|')
 
 
 def output_name(path: Path) -> str:
-    """Return a NIfTI file's stem; ``scan`` for DICOM, whose files and folders may identify the patient."""
-    from seg_core.nifti import is_nifti, stem
-
-    return (stem(path) if is_nifti(path) and not os.path.isdir(path) else "") or "scan"
+    """Return the file's stem; ``scan`` for a folder or zip, which are often called after the patient."""
+    if path.suffix.lower() == ".zip" or os.path.isdir(path) or (not path.suffix and zipfile.is_zipfile(path)):
+        return "scan"
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    return Path(name).stem or "scan"
 
 
 def output_names(paths: Sequence[Path], name: str | None = None) -> list[str]:

@@ -86,7 +86,8 @@ Outcome = tuple["Result | None", "Exception | None"]
     help="Coordinates of the meshes; 3D Slicer expects LPS.",
 )
 @click.option(
-    "--name", help="What the files' names begin with; by default the scan's file name, or `scan` for DICOM."
+    "--name",
+    help="What the files' names begin with; by default the file's, or `scan` for a folder or zip of DICOM.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run.")
 @click.option(

@@ -34,7 +34,7 @@ class Scan:
     volume : Volume
         Intensities (i, j, k), RAS+ mm.
     name : str
-        The file's stem of NIfTI; ``scan`` of DICOM.
+        The file's stem, or ``scan`` for a folder or zip of DICOM.
     kind : {"dicom", "nifti"}
         Where it comes from.
     series : mapping
@@ -104,7 +104,7 @@ def read_scan(path: str | Path, series: str | None = None) -> Scan:
     path = Path(path)
     with _opened(path) as found:
         if isinstance(found, dicom.Found):
-            return _read_dicom(found, series)
+            return _read_dicom(_dicom_name(path), found, series)
         image = _read_nifti(found, series)
         facts = _geometry_facts(image.volume.geometry) | {"type": image.volume.array.dtype.name}
         warnings = image.warnings + _single_slice(image.volume.geometry.shape[2])
@@ -174,7 +174,7 @@ def _choose(found: dicom.Found, wanted: str | None) -> tuple[dicom.Series, str]:
     return dicom.choose_series(found.series, wanted)
 
 
-def _read_dicom(found: dicom.Found, wanted: str | None) -> Scan:
+def _read_dicom(name: str, found: dicom.Found, wanted: str | None) -> Scan:
     series, reason = _choose(found, wanted)
     volume = dicom.read_series(series)
     refuse_values(volume.array, f"series {series.number}")
@@ -188,7 +188,7 @@ def _read_dicom(found: dicom.Found, wanted: str | None) -> Scan:
     warnings += (f"passed over: {error.found}" for error in found.damaged)
     if series.kind.modality != "MR":
         warnings.append(f"the modality is {series.kind.modality or 'not given'}, not MR")
-    return Scan(volume, "scan", "dicom", facts, series.laterality, tuple(warnings))
+    return Scan(volume, name, "dicom", facts, series.laterality, tuple(warnings))
 
 
 def _single_slice(slices: int) -> tuple[str, ...]:
@@ -235,6 +235,11 @@ def _geometry_facts(geometry: Geometry) -> dict[str, Any]:
         "orientation": geometry.orientation,
         "affine": geometry.affine.tolist(),
     }
+
+
+def _dicom_name(path: Path) -> str:
+    """Return the stem of a single file; folders and zips are often called after the patient: ``scan``."""
+    return "scan" if path.is_dir() or _is_zip(path) else path.stem
 
 
 @contextmanager

@@ -84,8 +84,10 @@ class PhantomConfig:
 
     def __post_init__(self) -> None:
         slices = 1 if self.slices is None else self.slices
-        if min(self.size, self.pixel_mm, self.slice_mm, slices) <= 0:
-            raise UsageError("a size, spacing or number of slices that is not positive", "numbers above 0")
+        if min(self.size, self.pixel_mm, self.slice_mm, slices, self.planes) <= 0:
+            raise UsageError(
+                "a size, spacing or number of slices or planes that is not positive", "numbers above 0"
+            )
         if self.size < _LEAST_SIZE:
             raise UsageError(
                 f"slices of {self.size} x {self.size}", f"{_LEAST_SIZE} rows and columns or more"

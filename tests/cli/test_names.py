@@ -12,9 +12,7 @@ from seg_core.errors import UsageError
     [
         ("leg.nii.gz", "leg"),
         ("leg.nii", "leg"),
-        ("1.2.840.113619.2.dcm", "scan"),
-        ("579635d925c14315", "scan"),
-        (".nii", "scan"),
+        ("IM0001.dcm", "IM0001"),
         ("Doe^Jane.zip", "scan"),
         ("a.b.nii", "a.b"),
     ],

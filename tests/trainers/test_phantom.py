@@ -193,6 +193,7 @@ def test_the_smallest_slices_can_be_drawn_and_read(tmp_path: Path) -> None:
         {"size": 2},
         {"slice_mm": -1.0},
         {"subject": 3, "bones": "x"},
+        {"planes": 0},
         {"contrast": "T1"},
         {"difficulty": "Hard"},
     ],
