@@ -11,6 +11,7 @@ from seg_core.errors import UsageError
 from trainers.augment import Augmentation, augment
 from trainers.cache import STEP, Place, SliceCache
 from trainers.config import Around
+from trainers.mirrored import mirrored
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 AHEAD = 2
@@ -105,6 +106,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Give the epoch's augmented batches from ``first_batch`` on, each made while the one before is used.
 
+    A side that nobody labelled is not shown, but the other one's mirror image (`trainers.mirrored`).
+
     Yields
     ------
     images : ndarray of float32, (batch, channels, rows, columns)
@@ -120,6 +123,8 @@ def training_batches(
         windows = [_window(cache, n, value, (seed, draw.window)) for n, value, seed in some if draw.window]
         places = [window.crop for window in windows] or None
         images, labels = cache.batch(slices, around, seeds, places)
+        for n in range(len(images)):
+            images[n], labels[n] = mirrored(images[n], labels[n])
         if options.unit == "slice" and not options.factor:
             images, labels = augment(images, labels, seeds, options)
         else:

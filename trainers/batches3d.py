@@ -12,6 +12,7 @@ from trainers.augment import NONE, Augmentation, augment
 from trainers.batches import AHEAD, Batch, Draw, columns, epoch_order
 from trainers.cache import Place, SliceCache
 from trainers.config import IGNORED, Patches
+from trainers.mirrored import mirrored
 
 LABELLED = 1 / 3
 """Share of patches that are drawn around a labelled pixel of their slice; the others around tissue."""
@@ -63,7 +64,8 @@ def patch_batches(
 ) -> Iterator[Batch]:
     """Give the epoch's augmented batches from ``first_batch`` on, each made while the one before is used.
 
-    A patch is turned, moved and shaded as one slice is, all its slices alike; noise differs.
+    A patch is turned, moved and shaded as one slice is, all its slices alike; noise differs. A side that
+    nobody labelled is not shown, but the other one's mirror image, about one column (`trainers.mirrored`).
 
     Yields
     ------
@@ -92,7 +94,7 @@ def patch_batches(
 def fixed_patches(cache: SliceCache, slices: npt.NDArray[np.int64], patches: Patches) -> Batch:
     """Return a patch around each of some slices (n,), unchanged and always the same; shapes as above."""
     seeds = columns(slices, 0)
-    return _stacked([_patch(cache, n, patches, s, (s, NONE)) for n, s in zip(slices, seeds, strict=True)])
+    return _stacked([_patch(cache, n, patches, s) for n, s in zip(slices, seeds, strict=True)])
 
 
 def _stacked(samples: list[Batch]) -> Batch:
@@ -104,9 +106,9 @@ def _patch(
     number: int,
     patches: Patches,
     seed: npt.NDArray[np.int64],
-    change: tuple[npt.NDArray[np.int64], Augmentation],
+    change: tuple[npt.NDArray[np.int64], Augmentation] | None = None,
 ) -> Batch:
-    """Return a patch around a slice.
+    """Return a patch around a slice, as it is or, to teach by, changed and with nothing that nobody labelled.
 
     It is cut out of a crop half as large again: what turns and moves into the patch comes from there.
     """
@@ -120,18 +122,27 @@ def _patch(
         for (low, high), n in zip(bounds[1:], stack.shape[1:], strict=True)
     ]
     images, labels = stack.read(*bounds[0], (slice(*crop[0]), slice(*crop[1])), tuple(seed.tolist()))
-    drawn, options = change
-    count = np.arange(len(images))
-    images4, labels = augment(
-        images[:, None], labels, np.tile(drawn, (len(images), 1)), options, columns(*drawn.tolist(), count)
-    )
+    if change is not None:
+        images, labels = _changed(*mirrored(images, labels), *change)
     inside = tuple(
         slice(low - first, high - first) for (low, high), (first, _) in zip(bounds[1:], crop, strict=True)
     )
     image, label = np.zeros(patches.size, np.float32), np.full(patches.size, IGNORED, np.uint8)
     there = tuple(slice(low - s, high - s) for (low, high), s in zip(bounds, starts, strict=True))
-    image[there], label[there] = images4[:, 0, *inside], labels[:, *inside]
+    image[there], label[there] = images[:, *inside], labels[:, *inside]
     return image, label
+
+
+def _changed(
+    images: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.uint8],
+    drawn: npt.NDArray[np.int64],
+    options: Augmentation,
+) -> Batch:
+    """Change slices that lie above each other (slices, rows, columns) alike but for noise."""
+    seeds, grain = np.tile(drawn, (len(images), 1)), columns(*drawn.tolist(), np.arange(len(images)))
+    changed, labels = augment(images[:, None], labels, seeds, options, grain)
+    return changed[:, 0], labels
 
 
 def _pixel(cache: SliceCache, number: int, rng: np.random.Generator) -> tuple[int, int]:
