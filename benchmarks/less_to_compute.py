@@ -18,12 +18,12 @@ import numpy as np
 
 from benchmarks.accuracy import TESTS, configurations
 from benchmarks.command import command, parser_of, write_figures
+from benchmarks.looks import keep_scan
 from seg_core.metrics import evaluate
 from seg_core.runner import Runner
 from seg_core.scan import read_scan
 from seg_core.segment import Segmentation, SegmentOptions, segment
 from seg_core.slice_inference import least_dsc
-from trainers.phantom import make_phantom, write_phantom
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,16 @@ def compare(path: Path, runner: Runner, repetitions: int = 1) -> Less:
 
 
 def drawn(folder: Path) -> Iterator[Path]:
-    """Draw scans into a folder, those that are not there, and give their DICOM."""
+    """Draw scans into a folder, those that are not there, and give their DICOM.
+
+    Raises
+    ------
+    UsageError
+        If another scan is there.
+    """
     for name in TESTS:
         for number in (0, 4, 8):
-            scan = folder / f"{name}-{number}"
-            if not scan.is_dir():
-                write_phantom(make_phantom(list(configurations(name))[number]), scan)
+            scan = keep_scan(list(configurations(name))[number], folder / f"{name}-{number}")
             yield scan / "dicom"
 
 

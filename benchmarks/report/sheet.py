@@ -2,17 +2,22 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from benchmarks.report.published import Figure, Figures, Published
-from seg_core.output import write_whole
+from seg_core.output import output_error, write_whole
+from trainers.curves import can_draw, draw_boxes
 
 SYNTHETIC = (
     "Ours: synthetic scans (scaled adult bones, drawn images). The report's: real scans of children."
     " The two columns are not a contest; what can be compared is the order of the rows."
+)
+BOXES = (
+    "where matplotlib is installed: a box a network, a dot the DSC of a held-out person's bone, from left to"
+    " right as in the table."
 )
 SMOKE = "SMOKE RUN: it proves only that the command runs. These figures mean nothing and are not published."
 
@@ -59,6 +64,8 @@ class Sheet:
         Whether the figures mean nothing.
     reference : str
         The row that ratios are to.
+    boxes : mapping of str to sequence of float
+        Row -> DSC of every held-out person and structure, for the report's Figure 10; by default no picture.
     """
 
     published: Published
@@ -67,6 +74,7 @@ class Sheet:
     conditions: tuple[str, ...]
     smoke: bool = False
     reference: str = ""
+    boxes: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def markdown(self) -> str:
         """Return the table for people."""
@@ -74,8 +82,9 @@ class Sheet:
         lines = [f"# Table {report.number}: {report.title}", "", *([SMOKE, ""] if self.smoke else [])]
         lines += [SYNTHETIC, "", *_rows(self._cells()), ""]
         also = f"; {report.also}" if report.also else ""
-        source = f"The report's: Table {report.number}, page {report.page}{also}."
+        source = f"The report's: Table {report.number}, page {report.page}{also}. `-`: there is none."
         lines += [f"- {line}" for line in (source, *self.conditions)]
+        lines += [f"- The report's Figure 10: {self._picture}, {BOXES}"] * bool(self.boxes)
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
@@ -93,16 +102,29 @@ class Sheet:
         return text.getvalue()
 
     def write(self, folder: Path) -> None:
-        """Write both.
+        """Write both, and the picture where there are boxes and matplotlib is installed.
 
         Raises
         ------
         OutputError
             If they cannot be written.
         """
-        stem = f"table-{self.published.number.lower()}" + ("-smoke" if self.smoke else "")
-        write_whole(folder / f"{stem}.md", self.markdown())
-        write_whole(folder / f"{stem}.csv", self.csv())
+        write_whole(folder / f"{self._stem}.md", self.markdown())
+        write_whole(folder / f"{self._stem}.csv", self.csv())
+        if self.boxes and can_draw():
+            title = "SMOKE RUN" if self.smoke else "synthetic scans"
+            try:
+                draw_boxes(self.boxes, folder / self._picture, title)
+            except OSError as error:
+                raise output_error(error, folder) from error
+
+    @property
+    def _stem(self) -> str:
+        return f"table-{self.published.number.lower()}" + ("-smoke" if self.smoke else "")
+
+    @property
+    def _picture(self) -> str:
+        return f"{self._stem}-figure10.png"
 
     def _keys(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys([*self.ours, *self.published.figures]))
@@ -136,7 +158,7 @@ class Sheet:
 def _text(figure: Figure | None, digits: int) -> str:
     if figure is None:
         return "-"
-    spread = "" if figure.sd is None else f" ± {figure.sd:.{digits}f}"
+    spread = "" if figure.sd is None else f" ± {figure.sd:,.{digits}f}"
     return f"{figure.mean:,.{digits}f}{spread}" + f" ({figure.none} none)" * bool(figure.none)
 
 

@@ -310,9 +310,10 @@ def _missed(scores: Sequence[Scores], number: int) -> int:
 def described(variant: Variant, config: TrainConfig, pixels: int) -> str:
     """Say how a variant was trained, in a line."""
     falling = f" falling by {config.lr_step:g} an epoch" if config.lr_step else ""
+    sample = f"patches of {' x '.join(map(str, config.patch))}" if config.patch else "slices"
     return (
         f"{variant.name}: {config.network}, {pixels} x {pixels} px, {config.epochs} epochs at most of"
-        f" {config.epoch_samples:,} slices, batch {config.batch}, {config.loss}, rate {config.lr:g}{falling},"
-        f" begun from {Path(config.init).name}{', encoder frozen' * config.freeze_encoder},"
+        f" {config.epoch_samples:,} {sample}, batch {config.batch}, {config.loss}, rate {config.lr:g}"
+        f"{falling}, begun from {Path(config.init).name}{', encoder frozen' * config.freeze_encoder},"
         f" the report's augmentation x {config.augmentation.factor}."
     )

@@ -1,8 +1,13 @@
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
+import pytest
+
 from benchmarks import less_to_compute
-from benchmarks.less_to_compute import main
+from benchmarks.accuracy import configurations
+from benchmarks.less_to_compute import drawn, main
+from seg_core.errors import UsageError
 from seg_core.nifti import write_volume
 
 
@@ -37,3 +42,14 @@ def test_the_first_runs_count_nowhere_and_each_begins_every_second_time(legs, mo
     found = less_to_compute.compare(less_to_compute.Path("scan"), None, 2)
     assert order == [True, False, False, True, True, False]
     assert found.time == 0.25
+
+
+def test_a_kept_scan_is_the_one_that_is_asked_for(tmp_path):
+    asked, other = list(configurations("ordinary"))[:2]
+    scan = tmp_path / "ordinary-0"
+    scan.mkdir()
+    (scan / "phantom.json").write_text(json.dumps({"config": asdict(asked)}))
+    assert next(drawn(tmp_path)) == scan / "dicom"
+    (scan / "phantom.json").write_text(json.dumps({"config": asdict(other)}))
+    with pytest.raises(UsageError, match="ordinary-0 holds another scan"):
+        next(drawn(tmp_path))

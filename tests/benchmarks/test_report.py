@@ -1,6 +1,8 @@
 """The smoke setting of every table, with networks of a few weights; and what the tables are made of."""
 
 import csv
+import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,11 +15,11 @@ from benchmarks.report import __main__ as command
 from benchmarks.report import populations
 from benchmarks.report.published import MEAN, PUBLISHED, Figure
 from benchmarks.report.sheet import SMOKE, SYNTHETIC, Sheet
-from benchmarks.report.study import Plan, Setting, Study, Variant, figures
+from benchmarks.report.study import SMOKE_PATCH, Plan, Setting, Study, Variant, figures
 from benchmarks.report.table2 import TRAINING
 from benchmarks.report.table3 import FOURFOLD
 from benchmarks.report.table5 import _measured, interleaved, segment
-from seg_core.errors import UsageError
+from seg_core.errors import OutputError, UsageError
 from seg_core.labels import BONES
 from seg_core.metrics import Scores
 from seg_core.surface_distance import SurfaceDistances
@@ -32,20 +34,21 @@ ROWS = {
     "2B": ["unet-resnet34", "unet-resnet50", "unet-vgg19", "unet-mobilenetv2"],
     "2C": ["dice", "cross_entropy", "dice_focal"],
     "2D": ["1e-4", "1e-5", "falling"],
-    "3": ["nnunet-2d", "unet-resnet34", "unet-baseline"],
+    "3": ["nnunet-2d", "nnunet-3d", "unet-resnet34", "unet-baseline", "h-denseunet"],
     "4": ["as it is", "fine-tuned"],
-    "5": ["unet-resnet34", "nnunet-2d", "unet-baseline"],
+    "5": ["unet-resnet34", "nnunet-2d", "nnunet-3d", "unet-baseline", "h-denseunet"],
 }
-NETWORKS = ("nnunet-2d", "unet-resnet34", "unet-baseline", "no-such-network")
 
 
 class TinyNetwork(torch.nn.Module):
-    """Two convolutions in the place of a network of the registry."""
+    """Two convolutions in the place of a network of the registry, of slices or of patches."""
 
-    def __init__(self, classes, channels):
+    def __init__(self, name, classes, channels, weights="random", patch=None):
         super().__init__()
-        self.encoder = torch.nn.Conv2d(channels, 2, 3, padding=1)
-        self.head = torch.nn.Conv2d(2, classes, 1)
+        assert patch == (SMOKE_PATCH if name in ("nnunet-3d", "h-denseunet") else None)
+        convolution = torch.nn.Conv3d if patch else torch.nn.Conv2d
+        self.encoder = convolution(channels, 2, 3, padding=1)
+        self.head = convolution(2, classes, 1)
 
     def forward(self, x):
         return self.head(self.encoder(x).relu())
@@ -59,7 +62,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Make networks tiny and pictures none; count the steps of each."""
+    """Make networks tiny and pictures of trainings none; count the steps of each."""
     counted, learn, threads = Counter(), engine.TorchEngine.step, torch.get_num_threads()
 
     def step(self, *arguments):
@@ -67,9 +70,7 @@ def steps(monkeypatch):
         return learn(self, *arguments)
 
     monkeypatch.setattr(engine.TorchEngine, "step", step)
-    monkeypatch.setattr(
-        engine, "build_network", lambda name, classes, channels, *_: TinyNetwork(classes, channels)
-    )
+    monkeypatch.setattr(engine, "build_network", TinyNetwork)
     for module in ("log", "scores"):
         monkeypatch.setattr(f"trainers.{module}.can_draw", lambda: False)
     torch.set_num_threads(1)
@@ -77,12 +78,19 @@ def steps(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def smoke(number, work):
+def tiny_keras(name, classes, channels, weights="random"):
+    """Two convolutions of Keras, as `TinyNetwork` has them."""
+    from keras import Input, Model, layers
+
+    image = Input((None, None, channels), name="image")
+    x = layers.Conv2D(2, 3, padding="same", activation="relu", name="encoder")(image)
+    return Model(image, layers.Conv2D(classes, 1, name="decoder_head")(x), name=name)
+
+
+def smoke(number, work, *options):
     """Make a table; return its Markdown and the rows of its CSV."""
     arguments = [number, "-o", str(work), "--smoke", "--repetitions", "2"]
-    for name in NETWORKS:
-        arguments += ["--network", name]
-    assert command.main(arguments) == 0
+    assert command.main([*arguments, *options]) == 0
     stem = f"table-{number.lower()}-smoke"
     text = (work / f"{stem}.md").read_text(encoding="utf-8")
     with (work / f"{stem}.csv").open(encoding="utf-8", newline="") as file:
@@ -115,11 +123,77 @@ def test_bones_and_their_mean_stand_beside_the_report(work, steps):
 
 
 def test_what_the_trainer_lacks_is_named(work, steps):
-    text, rows = smoke("3", work)
+    text, rows = smoke("3", work, "--network", "unet-baseline", "--network", "no-such-network")
     assert "no-such-network: MISSING" in text
+    assert "unet-baseline: MISSING" not in text
     found = {(r["row"], r["structure"], r["measure"]): (r["ours"], r["report"]) for r in rows}
     assert found["nnunet-3d", "tibia", "dsc"] == ("", "0.9")
     assert found["nnunet-2d", "pelvis", "volume_error_cm3"][1] == "31.8"
+
+
+def test_figure_10_has_a_box_a_network_over_people_and_bones(work, steps, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("benchmarks.report.sheet.draw_boxes", lambda *given: drawn.append(given))
+    text, _ = smoke("3", work)
+    ((groups, path, _),) = drawn
+    assert path == work / "table-3-smoke-figure10.png"
+    assert path.name in text
+    assert list(groups) == ROWS["3"]
+    for name, values in groups.items():
+        with (work / "smoke" / "table-3" / name / "scores.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len({row["subject"] for row in rows}) == 4
+        for place, bone in enumerate(BONES):  # each bone's people side by side
+            expected = [float(row["dsc"]) for row in rows if row["class"] == bone]
+            assert sorted(values[4 * place : 4 * place + 4]) == sorted(expected)
+
+
+def test_figure_10_stands_beside_its_table_alone(tmp_path):
+    ours = {("x", "tibia"): {"dsc": Figure(0.5)}}
+    sheet = Sheet(PUBLISHED["3"], ("dsc",), ours, (), boxes={"x": [0.4, 0.6]})
+    sheet.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "table-3.csv",
+        "table-3.md",
+        "table-3-figure10.png",
+    }
+    assert "Figure 10: table-3-figure10.png" in (tmp_path / "table-3.md").read_text(encoding="utf-8")
+    assert "Figure 10" not in replace(sheet, boxes={}).markdown()
+    (tmp_path / "table-3-figure10.png").unlink()
+    (tmp_path / "table-3-figure10.png").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        sheet.write(tmp_path)
+
+
+def test_table_3_has_every_measure_of_every_bone_beside_the_reports(work, steps):
+    text, _ = smoke("3", work)
+    titles = ["DSC", "in the report", "volume error (cm³)", "in the report", "HD95 (mm)"]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert ["", "", *titles] in lines
+    cells = {tuple(line[:2]): line[2:] for line in lines if line[0] in ROWS["3"]}
+    assert list(cells) == [(name, bone) for name in ROWS["3"] for bone in (*BONES, MEAN)]
+    assert cells["unet-resnet34", "pelvis"][1::2] == ["0.88 ± 0.03", "24.5 ± 3.9"]
+    assert all(line[place] != "-" for line in cells.values() for place in (0, 2))  # ours: DSC, volume error
+    patches = re.findall(r"^- (\S+): .* of 4 patches of 16 x 32 x 32, batch 2", text, re.MULTILINE)
+    assert patches == ["nnunet-3d", "h-denseunet"]
+
+
+def test_a_table_of_the_other_trainer(work, tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow", reason="the package tensorflow is not installed")
+    from trainers.keras import engine as keras_engine
+
+    Study("3", Setting(work, smoke=True)).data()  # people whom the other tables have too
+    shutil.copytree(work / "smoke", tmp_path / "smoke", ignore=shutil.ignore_patterns("table-*"))
+    monkeypatch.setattr(keras_engine, "build_network", tiny_keras)
+    for module in ("log", "scores"):
+        monkeypatch.setattr(f"trainers.{module}.can_draw", lambda: False)
+    options = ("--trainer", "keras", "--network", "unet-resnet34", "--network", "nnunet-3d")
+    text, rows = smoke("3", tmp_path, *options)
+    assert {row["row"] for row in rows if row["ours"]} == {"unet-resnet34"}
+    assert "Ours: trainer keras" in text
+    assert "nnunet-3d: MISSING, the trainer keras has no such network" in text
+    assert "encoder frozen" in text
+    assert (tmp_path / "table-3-smoke-figure10.png").is_file()
 
 
 def test_a_larger_slice_needs_more_memory(work, steps):

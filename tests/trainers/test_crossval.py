@@ -11,7 +11,8 @@ from PIL import Image
 
 from seg_core.errors import ModelError, UsageError
 from seg_core.geometry import Geometry, LabelMap
-from seg_core.metrics import evaluate
+from seg_core.metrics import Scores, evaluate
+from seg_core.surface_distance import SurfaceDistances
 from trainers import registry
 from trainers.augment import NONE
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
@@ -26,7 +27,7 @@ from trainers.crossval import (
     plan_folds,
 )
 from trainers.loop import Source, train
-from trainers.scores import score_subject, scores_from_json, scores_to_json, table
+from trainers.scores import score_subject, scores_from_json, scores_to_json, table, write_results
 from trainers.start import own_settings
 
 CLASSES = ("tibia", "femur")
@@ -134,7 +135,17 @@ def test_what_is_written(data, tmp_path, grey_engine):
     text = (out / "table3.md").read_text(encoding="utf-8")
     assert f"| tibia | {dsc[:, 0].mean():.2f} ± {dsc[:, 0].std(ddof=1):.2f} |" in text
     with Image.open(out / "figure10.png") as picture:
-        assert picture.width > 200
+        assert picture.width == 440  # two boxes
+
+
+def test_figure_10_has_a_box_a_class_over_subjects(tmp_path, monkeypatch):
+    def score(*dsc):
+        return Scores(np.array(dsc), *[np.ones(2)] * 6, SurfaceDistances(np.ones(2), np.ones(2)))
+
+    drawn = []
+    monkeypatch.setattr("trainers.scores.draw_boxes", lambda *given: drawn.append(given))
+    write_results(tmp_path, "title", CLASSES, {"a": score(0.9, 0.5), "b": score(0.8, 0.4)})
+    assert drawn == [({"tibia": [0.9, 0.8], "femur": [0.5, 0.4]}, tmp_path / "figure10.png", "title")]
 
 
 def test_scores_are_those_of_the_core_without_what_nobody_labelled(tmp_path, make_slices, grey_engine):
