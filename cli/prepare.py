@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,31 +49,26 @@ if TYPE_CHECKING:
     "--labelled-side",
     "side",
     type=click.Choice(["auto", "right", "left", "both"]),
-    default="auto",
-    show_default=True,
     help="The side that was labelled; what lies beyond the body's midline is then taught as nothing, not as "
-    "background. auto: the side that all names have, or on which all labels of two legs lie, else both.",
+    "background. auto: the side that all names have, or on which all labels of two legs lie, else both. By "
+    "default OUTPUT's, else auto.",
 )
 @click.option(
     "--other-side",
     type=click.Choice(["ignore", "crop"]),
-    default="ignore",
-    show_default=True,
-    help="Keep the side that nobody labelled in view, or cut it away (with --pixel-mm).",
+    help="Keep the side that nobody labelled in view, or cut it away (with --pixel-mm); by default OUTPUT's, "
+    "else ignore.",
 )
 @click.option(
     "--overlap",
     type=click.Choice(["background", "priority"]),
-    default="background",
-    show_default=True,
-    help="What voxels become that two structures claim: background, or the first of them.",
+    help="What voxels become that two structures claim: background, or the first of them; by default "
+    "OUTPUT's, else background.",
 )
 @click.option(
     "--mesh-space",
     type=click.Choice(["lps", "ras"]),
-    default="lps",
-    show_default=True,
-    help="Coordinates of PLY files that do not say it.",
+    help="Coordinates of PLY files that do not say it; by default OUTPUT's, else lps.",
 )
 @click.option(
     "--hip-slice", type=int, help="Slice where the hip begins; by default the uppermost labelled one of each."
@@ -117,16 +113,16 @@ def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any)
 def _config(flags: dict[str, Any], output: Path) -> "PrepareConfig":
     """Return how to prepare; what nobody chose stays as in a dataset that is there."""
     from trainers.dataset import is_dataset, open_dataset
-    from trainers.masks import MaskOptions
     from trainers.prepare import PrepareConfig
     from trainers.subjects import read_classes
 
     there = open_dataset(output) if is_dataset(output) else PrepareConfig()
-    given = {"grid": _grid(flags), "normalisation": _normalisation(flags), "tolerance": flags["tolerance"]}
+    given: dict[str, Any] = {name: flags[name] for name in ("tolerance", "other_side")}
+    given |= {"grid": _grid(flags), "normalisation": _normalisation(flags)}
+    masks = {name: flags[name] for name in ("overlap", "mesh_space", "side") if flags[name] is not None}
     return PrepareConfig(
         **{name: getattr(there, name) if value is None else value for name, value in given.items()},
-        masks=MaskOptions(flags["overlap"], flags["mesh_space"], flags["side"]),
-        other_side=flags["other_side"],
+        masks=replace(there.masks, **masks),
         hip_slice=flags["hip_slice"],
         classes=None if flags["classes"] is None else read_classes(flags["classes"]),
     )
@@ -160,6 +156,8 @@ def _warn(outcome: "Outcome") -> None:
 
 def _summary(prepared: "Prepared") -> str:
     """Return the table of what was done."""
+    from trainers.masks import OVERLAP_RULES
+
     dataset = prepared.dataset
     rows = [
         (
@@ -171,6 +169,7 @@ def _summary(prepared: "Prepared") -> str:
     ]
     overlap = [
         f"  {o.name}: {n} voxels of {pair}"
+        + (f", {OVERLAP_RULES[o.subject.overlap_rule]}" if o.subject.overlap_rule else "")
         for o in prepared.outcomes
         if o.subject
         for pair, n in o.subject.overlaps.items()
@@ -202,7 +201,7 @@ def _record(prepared: "Prepared") -> dict[str, Any]:
     for outcome in prepared.outcomes:
         record: dict[str, Any] = {"name": outcome.name, "status": outcome.status}
         if outcome.subject is not None:
-            kept = ("shape", "labels", "side", "overlaps", "ignored", "odd")
+            kept = ("shape", "labels", "side", "overlaps", "overlap_rule", "ignored", "odd")
             record |= {key: getattr(outcome.subject, key) for key in kept}
         if outcome.error is not None:
             record["error"] = error_record(outcome.error)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from seg_core.model_spec import Grid, ModelSpec, Normalisation
 from seg_core.nifti import read_labels, read_volume
 from seg_core.output import write_whole
 from trainers.config import IGNORED
+from trainers.masks import MaskOptions, Overlap
 
 SCHEMA = 1
 INDEX = "dataset.json"
@@ -61,6 +62,8 @@ class DatasetSubject:
         Stored slice where the hip begins, if it was given.
     sha256 : mapping of str to str
         Of the subject's files.
+    overlap_rule : {"background", "priority"} or None
+        What these voxels became; None where an earlier version made the subject and did not say it.
     """
 
     name: str
@@ -75,6 +78,7 @@ class DatasetSubject:
     odd: tuple[str, ...]
     hip_slice: int | None
     sha256: Mapping[str, str]
+    overlap_rule: Overlap | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -99,6 +103,10 @@ class Dataset:
     tolerance : int
         Slices that are kept beyond the first labelled one, towards the head; -1 keeps all.
     subjects : tuple of DatasetSubject
+    masks : MaskOptions
+        How labels were put together last, and will be of subjects that are added.
+    other_side : {"ignore", "crop"}
+        What became of a side that nobody labelled, likewise.
     """
 
     folder: Path
@@ -108,6 +116,8 @@ class Dataset:
     normalisation: Normalisation
     tolerance: int = 50
     subjects: tuple[DatasetSubject, ...] = field(default=())
+    masks: MaskOptions = field(default_factory=MaskOptions)
+    other_side: Literal["ignore", "crop"] = "ignore"
 
     @property
     def cache(self) -> Path:
@@ -185,6 +195,7 @@ def open_dataset(folder: Path) -> Dataset:
             grid=Grid(**grid | {name: tuple(grid[name]) for name in ("size", "spacing_mm")}),
             normalisation=Normalisation(**raw.pop("normalisation")),
             subjects=tuple(_subject(record) for record in subjects),
+            masks=MaskOptions(**raw.pop("masks", {})),  # earlier versions did not say them
             **raw,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

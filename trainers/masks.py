@@ -24,6 +24,8 @@ from trainers.subjects import NAME_THEM, Classes, SubjectInput, labelled_side, m
 Overlap = Literal["background", "priority"]
 Box = tuple[slice, slice, slice]
 BoolArray = npt.NDArray[np.bool_]
+OVERLAP_RULES: Mapping[Overlap, str] = {"background": "made background", "priority": "given to the first"}
+"""What becomes of voxels that two classes claim, in words."""
 LEAK = 0.05  # share by which voxels may miss the volume that a closed surface has
 
 

@@ -26,7 +26,7 @@ from seg_core.scan import Scan, read_scan
 from seg_core.statistics import split_name
 from trainers.config import IGNORED
 from trainers.dataset import FILES, INDEX, Dataset, DatasetSubject, is_dataset, open_dataset, write_index
-from trainers.masks import Labelled, MaskOptions, keep_region, label_subject
+from trainers.masks import OVERLAP_RULES, Labelled, MaskOptions, keep_region, label_subject
 from trainers.midline import find_midline, ignore_beyond, labelled_half
 from trainers.quality import examine, write_page
 from trainers.slices import Progress, write_slices
@@ -75,7 +75,7 @@ class PrepareConfig:
             raise UsageError(
                 "cropping with slices of a fixed size",
                 "a grid in millimetres: a cropped slice would be stretched as no scan is later",
-                "give --pixel-mm instead of --size, or ignore the other side",
+                "give --pixel-mm instead of --size, or --other-side ignore",
             )
         if self.tolerance < -1:
             raise UsageError(f"a tolerance of {self.tolerance} slices", "0 or more")
@@ -181,7 +181,14 @@ def prepare(
     records = {s.name: s for s in old.subjects} if classes.names == old.classes else {}
     order = list(dict.fromkeys([*records, *inputs]))
     dataset = Dataset(
-        folder, classes.names, classes.sided, config.grid, config.normalisation, config.tolerance
+        folder,
+        classes.names,
+        classes.sided,
+        config.grid,
+        config.normalisation,
+        config.tolerance,
+        masks=config.masks,
+        other_side=config.other_side,
     )
     job = _Job(folder, config, classes, _Steps(progress, _STEPS * len(good)))
     for known in records.values():  # before the index says that they have such pixels
@@ -307,7 +314,8 @@ class _Job:
         if old is not None and old.key == key and self._is_whole(old):
             self._check(old.geometry, hip)
             self.step(_STEPS - 1)
-            return Outcome(subject.name, "kept", replace(old, hip_slice=hip))
+            kept = replace(old, hip_slice=hip, overlap_rule=self.config.masks.overlap)  # the key holds it
+            return Outcome(subject.name, "kept", kept)
         return Outcome(subject.name, "made", self.make(subject, key, hip))
 
     def _check(self, geometry: Geometry, hip: int | None) -> None:
@@ -356,13 +364,17 @@ class _Job:
         notes = [*scan.warnings, *labelled.notes, *_of_one_side(labelled), *self._lone_letters(subject)]
         if subject.region is not None:
             keep_region(labelled.labels.array, read_labels(subject.region, {}), scan.volume.geometry)
-        if labelled.side == "both" and (subject.side or self.config.masks.side) == "auto":
+        auto = (subject.side or self.config.masks.side) == "auto"
+        if labelled.side == "both" and auto:
             labelled = replace(labelled, side=self._seen_side(scan.volume, labelled, notes))
-        volume, labels, words = self._one_side(scan.volume, labelled, notes)
+        volume, labels, words = self._one_side(scan.volume, labelled, notes, auto)
         self.step()
         quality = examine(volume, labels, self._missing(labels))
         quality = replace(quality, notes=(*notes, *quality.notes))
-        words += [f"{pair}: {n} voxels in both ({self._overlap()})" for pair, n in labelled.overlaps.items()]
+        rule = self.config.masks.overlap
+        words += [
+            f"{pair}: {n} voxels in both ({OVERLAP_RULES[rule]})" for pair, n in labelled.overlaps.items()
+        ]
         self.step()
         with _published(self.folder / subject.name) as made:
             write_volume(made / "scan.nii.gz", volume)
@@ -372,6 +384,7 @@ class _Job:
             write_page(made / "quality.png", volume, labels, quality, page)
             numbers = quality.as_json() | {
                 "overlaps": labelled.overlaps,
+                "overlap_rule": rule,
                 "side": labelled.side,
                 "words": words,
             }
@@ -391,6 +404,7 @@ class _Job:
             odd=quality.notes,
             hip_slice=hip,
             sha256=sha256,
+            overlap_rule=rule,
         )
 
     def _lone_letters(self, subject: SubjectInput) -> list[str]:
@@ -414,15 +428,23 @@ class _Job:
         return "both"
 
     def _one_side(
-        self, volume: Volume, labelled: Labelled, notes: list[str]
+        self, volume: Volume, labelled: Labelled, notes: list[str], auto: bool
     ) -> tuple[Volume, LabelMap, list[str]]:
-        """Ignore the side that nobody labelled."""
+        """Ignore the side that nobody labelled; what is odd about it comes into the notes.
+
+        That one leg is seen is odd where somebody said that another is there, not in a scan of a knee.
+        """
         labels, side = labelled.labels, labelled.side
         if side == "both":
             return volume, labels, []
         midline, words = find_midline(volume, labels, side), []
         if midline.kind == "doubtful":
             notes.append(f"the {side} side is doubtful: {midline.detail}")
+        elif midline.kind == "one leg" and not auto and not (labels.array == IGNORED).any():  # by a region
+            notes.append(
+                f"labelled on the {side}, but {midline.detail}; another leg that is there, dim, is taught as "
+                "background: give a region of what was labelled"
+            )
         else:
             words = [f"labelled on the {side}: {midline.detail}"]
         ignore_beyond(labels, volume, midline, side)
@@ -433,9 +455,6 @@ class _Job:
     def _missing(self, labels: LabelMap) -> list[str]:
         present = {split_name(name)[0] for name in labels.labels.values()}
         return [name for name in self.classes.names if name not in present]
-
-    def _overlap(self) -> str:
-        return "made background" if self.config.masks.overlap == "background" else "given to the first"
 
 
 def _of_one_side(labelled: Labelled) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from gui.desk import Desk
 from gui.pages.training import PIXEL_MM, dataset_subjects
 from gui.patient import without_uid
 from gui.places import plain_name, readable
-from seg_core.errors import LlsError
+from seg_core.errors import LlsError, UsageError
 from seg_core.scan import inspect_scan
 
 _AS_BUNDLED = 0
@@ -73,7 +74,8 @@ class Subject:
 
     def as_row(self) -> dict[str, Any]:
         """Return a row of the table that `lls prepare` reads."""
-        row: dict[str, Any] = {"subject": self.name, "scan": self.scan, "side": self.side}
+        row: dict[str, Any] = {"subject": self.name, "scan": self.scan}
+        row |= {"side": self.side} if self.side != "auto" else {}  # which would go before the form's own
         row |= {"labels": self.labels} if self.labels else {}
         row |= {"series": self.series} if self.series else {}
         row |= {"hip_slice": self.hip_slice} if self.hip_slice is not None else {}
@@ -103,9 +105,30 @@ def subject_from_folder(folder: Path) -> Subject:
     return Subject(plain_name(found.name), str(found.scan), labels, own=own)
 
 
-def check_subject(desk: Desk, subject: Subject) -> list[str]:
-    """Return what is wrong with a row, before anything runs; empty where nothing is."""
-    from trainers.subjects import choose_classes, read_subjects
+def read_table(desk: Desk, path: str) -> tuple[str, dict[int, str]]:
+    """Return where a class table is, and the names in it by value; nothing where no path is given.
+
+    Raises
+    ------
+    LlsError
+        If it is not there, may not be seen, or is no class table.
+    """
+    from trainers.subjects import read_classes
+
+    if not path:
+        return "", {}
+    file = desk.places.find(path)
+    if file.suffix.lower() not in (".csv", ".json"):
+        raise UsageError(f"{file.name} is no class table", "a .csv or .json with values and names")
+    return str(file), read_classes(str(file))
+
+
+def check_subject(desk: Desk, subject: Subject, classes: Mapping[int, str]) -> list[str]:
+    """Return what is wrong with a row, before anything runs; empty where nothing is.
+
+    ``classes`` names the values of a label map that has no table of its own.
+    """
+    from trainers.subjects import read_subjects, structure_names
 
     problems = []
     if subject.name != plain_name(subject.name):
@@ -122,7 +145,9 @@ def check_subject(desk: Desk, subject: Subject) -> list[str]:
             (found,) = read_subjects([table]).values()
             if isinstance(found, LlsError):
                 raise found
-            choose_classes([found])
+            if not structure_names(found, classes):
+                file = Path(subject.labels).name
+                raise UsageError(f"{file} gives its values no names: choose a class table in Options")
             inspection = inspect_scan(found.scan, found.series)
             if inspection.problem is not None:
                 raise inspection.problem
@@ -133,17 +158,17 @@ def check_subject(desk: Desk, subject: Subject) -> list[str]:
     return []
 
 
-def _settings_of(dataset: str) -> tuple[int, float | None, int]:
-    """Return a dataset's image size, or millimetres a pixel, and tolerance; of none: the usual ones."""
+def _settings_of(dataset: str) -> tuple[int, float | None, int, str]:
+    """Return a dataset's image size, or millimetres a pixel, tolerance and side; of none: the usual ones."""
     from trainers.dataset import open_dataset
 
     if not dataset:
-        return _AS_BUNDLED, None, 50
+        return _AS_BUNDLED, None, 50, "auto"
     found = open_dataset(Path(dataset))
     if found.grid.kind == "size":
-        return found.grid.size[0], None, found.tolerance
+        return found.grid.size[0], None, found.tolerance, found.masks.side
     pixel_mm = found.grid.spacing_mm[0]
-    return _AS_BUNDLED, None if pixel_mm == PIXEL_MM else pixel_mm, found.tolerance
+    return _AS_BUNDLED, None if pixel_mm == PIXEL_MM else pixel_mm, found.tolerance, found.masks.side
 
 
 class PrepareForm:
@@ -177,6 +202,12 @@ class PrepareForm:
                 self.tolerance.props("outlined dense")
                 self.pixel = ui.number("Millimetres a pixel, instead of an image size", min=0.1)
                 self.pixel.props('outlined dense clearable hint="Empty: the image size above"')
+                self.table = ""
+                self.classes = parts.path_field(
+                    desk, "Class table", lambda path: setattr(self, "table", str(path))
+                )
+                self.classes.props('hint="CSV or JSON: values and names, for label maps without a .json"')
+                self.classes.on_value_change(lambda e: setattr(self, "table", (e.value or "").strip()))
             with parts.box("line"):
                 self.start = parts.button("Check and prepare", self.submit, "play_arrow", "main").classes(
                     "big"
@@ -208,7 +239,7 @@ class PrepareForm:
     def adopt(self) -> None:
         """Take the settings of the dataset that is added to; with others all of it would be prepared anew."""
         try:
-            size, pixel_mm, tolerance = _settings_of(self.dataset.value)
+            size, pixel_mm, tolerance, side = _settings_of(self.dataset.value)
         except LlsError as error:
             parts.complain(error)
             self.dataset.set_value("")
@@ -216,6 +247,7 @@ class PrepareForm:
         self.size.set_options({size: f"{size} × {size}"} | _SIZES, value=size)
         self.pixel.set_value(pixel_mm)
         self.tolerance.set_value(tolerance)
+        self.side.set_value(side)
         for setting in (self.size, self.pixel, self.tolerance):
             setting.set_enabled(not self.dataset.value)
 
@@ -273,10 +305,15 @@ class PrepareForm:
         if not self.subjects:
             ui.notify("Add a subject first.", type="warning")
             return
+        try:
+            self.table, classes = read_table(self.desk, self.table)
+        except LlsError as error:
+            parts.complain(error)
+            return
         self.start.set_enabled(False)
         self.remember()
         for subject in self.subjects:
-            subject.problems = await run.io_bound(check_subject, self.desk, subject)
+            subject.problems = await run.io_bound(check_subject, self.desk, subject, classes)
             subject.checked = True
         names = [subject.name.casefold() for subject in self.subjects]
         for subject in self.subjects:
@@ -299,6 +336,7 @@ class PrepareForm:
             "size": None if pixel_mm else self.size.value,
             "pixel_mm": pixel_mm,
             "labelled_side": self.side.value,
+            "classes": self.table or None,
             "hip_slice": None if self.hip.value is None else int(self.hip.value),
             "tolerance": int(self.tolerance.value if self.tolerance.value is not None else 50),
         }

@@ -1,11 +1,13 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
 
-from seg_core.geometry import LabelMap
-from seg_core.nifti import write_label_table, write_labels, write_volume
+from seg_core.geometry import LabelMap, Volume
+from seg_core.mesh import surface
+from seg_core.nifti import read_labels, write_label_table, write_labels, write_volume
+from seg_core.ply import Mesh, write_ply
+from trainers import quality
 
 
 @pytest.fixture
@@ -19,6 +21,22 @@ def subjects(tmp_path, legs):
         write_labels(tmp_path / name / "labels.nii.gz", labels)
         write_label_table(tmp_path / name / "labels.json", labels.labels)
     return tmp_path
+
+
+@pytest.fixture
+def masked(tmp_path, legs):
+    """Return a function that makes a subject of masks, by the values of the legs' labels that each has."""
+
+    def make(name, masks, volume=legs[0]):
+        folder = tmp_path / name
+        (folder / "masks").mkdir(parents=True)
+        write_volume(folder / "scan.nii.gz", volume)
+        for structure, values in masks.items():
+            mask = LabelMap(np.isin(legs[1].array, values).astype(np.uint8), legs[1].geometry, {})
+            write_labels(folder / "masks" / f"{structure}.nii.gz", mask)
+        return folder
+
+    return make
 
 
 def test_a_dataset_with_its_pages(lls, subjects):
@@ -65,29 +83,134 @@ def test_one_bad_subject_is_reported_and_the_rest_done(lls, subjects):
     assert not (subjects / "other").exists()
 
 
-def test_overlaps_and_oddities_are_told(lls, subjects, legs):
-    shutil.rmtree(subjects / "ben")
-    (subjects / "ben/masks").mkdir(parents=True)
-    write_volume(subjects / "ben/scan.nii.gz", legs[0])
-    for value, name in ((1, "right_tibia"), (2, "right_femur")):
-        mask = (legs[1].array == value) | (legs[1].array == 2)
-        write_labels(
-            subjects / f"ben/masks/{name}.nii.gz", LabelMap(mask.astype(np.uint8), legs[1].geometry, {})
-        )
-    code, out, err = lls("prepare", subjects / "ben", "-o", subjects / "data", "--size", 64, "-q")
-    voxels = np.count_nonzero(legs[1].array == 2)
+@pytest.mark.parametrize(
+    ("rule", "words"), [("background", "made background"), ("priority", "given to the first")]
+)
+def test_overlaps_are_told_with_what_became_of_them(lls, masked, tmp_path, legs, rule, words, read_json):
+    ben = masked("ben", {"right_tibia": (1, 2), "right_femur": (2,)})
+    ask = ("prepare", ben, "-o", tmp_path / "data", "--size", 64, "--overlap", rule, "-q")
+    code, out, err = lls(*ask)
     assert code == 0
-    assert f"ben: {voxels} voxels of right_tibia, right_femur" in out
+    voxels = np.count_nonzero(legs[1].array == 2)
+    assert f"ben: {voxels} voxels of right_tibia, right_femur, {words}\n" in out
     assert "warning: ben: right_femur is empty" in err
+    (told,) = json.loads(lls(*ask, "--json")[1])["subjects"]
+    (stored,) = read_json(tmp_path / "data/dataset.json")["subjects"]
+    for record in (told, stored, read_json(tmp_path / "data/ben/quality.json")):
+        assert record["overlaps"] == {"right_tibia, right_femur": voxels}
+        assert record["overlap_rule"] == rule
 
 
-def test_a_letter_without_its_partner_is_told(lls, subjects, legs):
-    (subjects / "cleo/masks").mkdir(parents=True)
-    write_volume(subjects / "cleo/scan.nii.gz", legs[0])
-    for value, name in ((1, "tibia"), (2, "femur_R")):
-        mask = (legs[1].array == value).astype(np.uint8)
-        write_labels(subjects / f"cleo/masks/{name}.nii.gz", LabelMap(mask, legs[1].geometry, {}))
-    code, _, err = lls("prepare", subjects / "cleo", "-o", subjects / "data", "--size", 64, "-q")
+def without_space(path, mesh):
+    """Write a surface in RAS whose file does not say so."""
+    write_ply(path, mesh, "ras")
+    path.write_bytes(path.read_bytes().replace(b"comment SPACE=RAS\n", b""))
+
+
+def test_a_subject_that_is_added_is_labelled_as_the_others(lls, masked, tmp_path, legs, read_json):
+    data = tmp_path / "data"
+    for name in "pq":
+        folder = masked(name, {"tibia": (1, 2, 5), "right_femur": (2,), "left_femur": (6,)})
+        (folder / "meshes").mkdir()
+        without_space(folder / "meshes/right_fibula.ply", surface(legs[1], 3))
+    options = ("--overlap", "priority", "--mesh-space", "ras")
+    options += ("--labelled-side", "right", "--other-side", "crop", "--pixel-mm", 7.5)
+    assert lls("prepare", tmp_path / "p", "-o", data, *options)[0] == 0
+    before = read_json(data / "dataset.json")
+    assert before["masks"] == {"overlap": "priority", "mesh_space": "ras", "side": "right"}
+    assert before["other_side"] == "crop"
+    assert lls("prepare", tmp_path / "q", "-o", data)[0] == 0
+    after = read_json(data / "dataset.json")
+    assert {name for name in before if before[name] != after[name]} == {"subjects"}
+    p, q = (read_labels(data / name / "mask.nii.gz") for name in "pq")
+    assert set(np.unique(p.array)) >= {1, 3}
+    assert np.array_equal(p.array, q.array)
+    assert p.geometry.is_close(q.geometry)
+
+    for name in ("masks", "other_side"):  # as an earlier version wrote it
+        after.pop(name)
+    for subject in after["subjects"]:
+        subject.pop("overlap_rule")
+    (data / "dataset.json").write_text(json.dumps(after))
+    ask = ("prepare", tmp_path / "q", "-o", data, "--json", "-q")
+    assert json.loads(lls(*ask, *options)[1])["subjects"][0]["status"] == "kept"
+    assert [s["overlap_rule"] for s in read_json(data / "dataset.json")["subjects"]] == [None, "priority"]
+    assert json.loads(lls(*ask, "--overlap", "background")[1])["subjects"][0]["status"] == "made"
+    now = read_labels(data / "q/mask.nii.gz").array
+    assert (now == 1).sum() < (q.array == 1).sum()  # what the femur claims too is background
+    assert json.loads(lls(*ask)[1])["subjects"][0]["status"] == "kept"
+
+
+RIGHT = {"right_tibia": (1,), "right_femur": (2,)}
+
+
+def one_bright_leg(legs):
+    """The made-up legs, the left one so dim that it is not seen."""
+    image = legs[0].array.copy()
+    image[32:] //= 30  # columns grow to the left
+    return Volume(image, legs[0].geometry)
+
+
+def subject_with(kind, masked, legs):
+    """Make a subject of which something is odd."""
+    if kind == "the right side is doubtful":
+        return masked("ben", {"tibia": (5,), "femur": (6,)})
+    if "no other leg" in kind:
+        return masked("ben", RIGHT, one_bright_leg(legs))
+    folder = masked("ben", RIGHT)
+    (folder / "meshes").mkdir()
+    mesh = surface(legs[1], 1)
+    write_ply(folder / "meshes/right_tibia.ply", Mesh(mesh.vertices_mm, mesh.faces[5:]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ("the right side is doubtful", ("--labelled-side", "right")),
+        ("labelled on the right, but no other leg is seen", ("--labelled-side", "right")),
+        ("the surface of right_tibia is not closed", ()),
+    ],
+)
+def test_what_is_odd_is_warned_of_recorded_and_on_the_page(
+    lls, masked, tmp_path, legs, words, flags, read_json, monkeypatch
+):
+    drawn, draw = [], quality._with_lines
+    monkeypatch.setattr(
+        quality, "_with_lines", lambda picture, lines: drawn.extend(lines) or draw(picture, lines)
+    )
+    ben = subject_with(words, masked, legs)
+    code, _, err = lls("prepare", ben, "-o", tmp_path / "data", "--size", 64, "-q", *flags)
+    assert code == 0
+    assert f"warning: ben: {words}" in err
+    (stored,) = read_json(tmp_path / "data/dataset.json")["subjects"]
+    for record in (stored, read_json(tmp_path / "data/ben/quality.json")):
+        assert sum(words in note for note in record["odd"]) == 1
+    assert sum(text.startswith(f"odd: {words}") for text, _ in drawn) == 1
+    assert (stored["ignored"] == 0) == ("no other leg" in words)
+
+
+def test_one_leg_alone_is_not_odd_where_nobody_spoke_of_another(lls, masked, tmp_path, legs, read_json):
+    ben = masked("ben", RIGHT, one_bright_leg(legs))
+    _, _, err = lls("prepare", ben, "-o", tmp_path / "data", "--size", 64, "-q")
+    assert "no other leg" not in err
+    assert "no other leg" in str(read_json(tmp_path / "data/ben/quality.json")["words"])
+
+
+def test_a_region_answers_for_a_leg_that_is_not_seen(lls, masked, tmp_path, legs):
+    ben = masked("ben", RIGHT, one_bright_leg(legs))
+    region = np.zeros(legs[1].array.shape, np.uint8)
+    region[:32] = 1
+    write_labels(ben / "region.nii.gz", LabelMap(region, legs[1].geometry, {}))
+    ask = ("prepare", ben, "-o", tmp_path / "data", "--size", 64, "--labelled-side", "right", "-q")
+    code, _, err = lls(*ask)
+    assert code == 0
+    assert "no other leg" not in err
+
+
+def test_a_letter_without_its_partner_is_told(lls, masked, subjects):
+    cleo = masked("cleo", {"tibia": (1,), "femur_R": (2,)})
+    code, _, err = lls("prepare", cleo, "-o", subjects / "data", "--size", 64, "-q")
     assert code == 0
     assert "femur_r is a class of its own, without a side: call it right_femur if that is meant" in err
 

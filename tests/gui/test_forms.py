@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("nicegui", reason="the extra gui is not installed")
@@ -11,13 +12,18 @@ pytest.importorskip("nicegui", reason="the extra gui is not installed")
 from nicegui import Client, ui
 from nicegui.page import page
 
+from cli.main import run
 from gui import parts
 from gui.pages import jobs, prepare, segment, train
 from gui.pages.prepare import PrepareForm, Subject
+from gui.requests import arguments
 from seg_core.errors import ScanError
+from seg_core.geometry import LabelMap
 from seg_core.model_spec import Grid, Normalisation
+from seg_core.nifti import write_labels, write_volume
 from seg_core.scan import Inspection
-from trainers.dataset import Dataset, write_index
+from trainers.dataset import Dataset, open_dataset, write_index
+from trainers.masks import MaskOptions
 
 
 @pytest.fixture(autouse=True)
@@ -107,21 +113,73 @@ def test_rows_stay_until_they_are_prepared_and_none_that_was_sent_is_lost(desk):
     assert [row["subject"] for row in job.request["subjects"]] == ["c"]
 
 
-def test_a_second_click_asks_for_nothing(desk, client, monkeypatch):
-    monkeypatch.setattr(prepare, "check_subject", lambda desk, subject: [])
+@pytest.fixture
+def submit(client, monkeypatch):
+    """Click on the button of a form that checks what it asks for."""
 
     async def at_once(function, *rest):
         return function(*rest)
 
     monkeypatch.setattr("nicegui.run.io_bound", at_once)
-    form = PrepareForm(desk)
-    form.add(Subject("a", "/scan", "/labels"))
 
-    async def submit():
+    async def click(form):
         with client:
             await form.submit()
 
-    asyncio.run(submit())
+    return lambda form: asyncio.run(click(form))
+
+
+def test_the_side_of_a_dataset_that_is_added_to_is_kept(desk):
+    path = dataset(desk, "mine", Grid())
+    write_index(dataclasses.replace(open_dataset(path), masks=MaskOptions(side="left")))
+    form = PrepareForm(desk)
+    form.dataset.set_value(path)
+    form._send()
+    (job,) = desk.store.jobs("prepare")
+    assert job.request["labelled_side"] == "left"
+    form.dataset.set_value("")
+    assert form.side.value == "auto"
+
+
+def test_a_label_map_without_names_is_prepared_with_a_class_table(desk, tmp_path, legs, submit, monkeypatch):
+    write_volume(tmp_path / "scan.nii.gz", legs[0])
+    right = np.where(legs[1].array < 5, legs[1].array, 0)
+    write_labels(tmp_path / "labels.nii.gz", LabelMap(right, legs[1].geometry, {}))
+    (tmp_path / "classes.csv").write_text("value,name\n1,tibia\n2,femur\n3,fibula\n4,pelvis\n")
+    (tmp_path / "classes.txt").write_text("value,name\n1,tibia")
+    (tmp_path / "broken.json").write_text("{")
+    said = []
+    monkeypatch.setattr(parts, "complain", lambda error: said.append(error.found))
+    form = PrepareForm(desk)
+    form.add(Subject("a", str(tmp_path / "scan.nii.gz"), str(tmp_path / "labels.nii.gz")))
+    submit(form)
+    assert form.subjects[0].problems == [
+        "labels.nii.gz gives its values no names: choose a class table in Options"
+    ]
+    for wrong in ("/etc/hosts", tmp_path / "gone.csv", tmp_path / "classes.txt", tmp_path / "broken.json"):
+        form.classes.set_value(str(wrong))
+        submit(form)
+    kinds = ("lies outside", "is not there", "is no class table", "cannot be read")
+    assert [next(kind for kind in kinds if kind in text) for text in said] == list(kinds)
+    assert desk.store.jobs() == []
+    form.classes.set_value(str(tmp_path / "classes.csv"))
+    form.size.set_value(256)
+    form.side.set_value("right")
+    submit(form)
+    (job,) = desk.store.jobs("prepare")
+    assert job.request["classes"] == str(tmp_path / "classes.csv")
+    folder = desk.store.root / "job"
+    folder.mkdir()
+    assert run(arguments(job, folder)) == 0
+    (subject,) = open_dataset(job.request["dataset"]).subjects
+    assert list(subject.labels.values()) == ["right_tibia", "right_femur", "right_fibula", "right_pelvis"]
+
+
+def test_a_second_click_asks_for_nothing(desk, client, submit, monkeypatch):
+    monkeypatch.setattr(prepare, "check_subject", lambda *asked: [])
+    form = PrepareForm(desk)
+    form.add(Subject("a", "/scan", "/labels"))
+    submit(form)
     assert form.start.is_ignoring_events
     path = dataset(desk, "mine", Grid())
     monkeypatch.setattr(train, "dataset_subjects", lambda folder: ["a", "b"])
@@ -140,7 +198,7 @@ def test_what_was_painted_on_one_series_is_taught_with_it(desk, tmp_path):
     jobs.SegmentResult._teach(result, tmp_path / "corrected.nii.gz")
     (subject,) = PrepareForm(desk).subjects
     assert subject.as_row() == {
-        "subject": f"leg-{job.id}", "scan": "/dicom", "side": "auto", "series": "1.2.3",
+        "subject": f"leg-{job.id}", "scan": "/dicom", "series": "1.2.3",
         "labels": str(tmp_path / "corrected.nii.gz"),
     }  # fmt: skip
 

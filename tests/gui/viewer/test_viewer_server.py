@@ -19,7 +19,7 @@ from seg_core.errors import GeometryError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.labels import BONES, sided_labels
 from seg_core.mesh import surface
-from seg_core.nifti import read_labels, write_labels
+from seg_core.nifti import read_labels, write_label_table, write_labels
 from seg_core.planes import PLANES, Planes
 from seg_core.ply import write_ply
 
@@ -153,6 +153,25 @@ def test_edits_and_what_is_saved(small_case, tmp_path):
     for wrong in ({"kind": "format"}, {}, {"kind": "fill", "plane": "x", "value": 1}):
         with pytest.raises(UsageError):
             case.edit(wrong)
+
+
+def test_other_structures_than_bones_are_shown_painted_and_saved_by_their_names(small_case, tmp_path):
+    labels, muscles = read_labels(small_case.labels), [f"muscle_{n:02}" for n in range(30)]
+    names = sided_labels(muscles)
+    array = np.where(labels.array > 4, labels.array + 26, labels.array)  # left ones: 31 and on
+    for file in ("a", "b"):
+        write_labels(tmp_path / f"{file}_dseg.nii.gz", LabelMap(array, labels.geometry, names))
+        write_label_table(tmp_path / f"{file}_dseg.json", names)
+    case = open_case(small_case)
+    facts = case.facts()
+    assert [bone["name"] for bone in facts["bones"]] == [name.replace("_", " ") for name in names.values()]
+    assert len({tuple(bone["colour"]) for bone in facts["bones"]}) == 60
+    assert facts["scores"] == dict.fromkeys([*range(1, 5), *range(31, 35)], 1.0)
+    assert len(unpacked(case.bone(31))[0]) == len(surface(labels, 5).vertices_mm)
+    case.edit(STROKE | {"points": [[3, 3]], "value": 60, "over": True})
+    saved = read_labels(case.save(tmp_path / "corrections"))
+    assert saved.labels == names
+    assert (saved.array == 60).any()
 
 
 def test_labels_of_another_grid_are_refused(small_case, tmp_path):
