@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import PATH, debug_option, json_option, number, print_json, table
+from cli.console import PATH, debug_option, json_option, print_json
 from cli.train import (
     TrainingLine,
     configure,
     goes_on,
     log_epochs,
+    scores_text,
     training_options,
     warn_of_other_preparation,
 )
@@ -38,11 +39,13 @@ def crossval(data: Path, output: Path, folds: int | None, as_json: bool, **setti
     """
     from trainers.crossval import cross_validate
     from trainers.loop import Source
+    from trainers.registry import check_fits
     from trainers.scores import table as summary_table
 
     quiet, trainer = settings.pop("quiet"), settings.pop("trainer")
     log_epochs(quiet)
     make_engine, config = configure(trainer, settings.pop("network"), settings)
+    check_fits(config, Source(data).open().index.shape)
     warn_of_other_preparation(config.init, Source(data))
     watch = None if quiet else fold_line()
     with goes_on():
@@ -51,7 +54,7 @@ def crossval(data: Path, output: Path, folds: int | None, as_json: bool, **setti
     if as_json:
         print_json(rows)
         return
-    click.echo(_text(rows))
+    click.echo(scores_text(rows))
     figure = ", figure10.png" * (output / "figure10.png").is_file()  # drawn where matplotlib is installed
     click.echo(f"{output}: table3.csv, table3.md, scores.csv{figure}")
 
@@ -60,17 +63,3 @@ def fold_line() -> "FoldWatch":
     """Return what shows which fold it is, and how far, on standard error."""
     line = TrainingLine()
     return lambda fold, tick: line(tick, f"fold {fold.number}/{fold.folds}  ")
-
-
-def _text(rows: list[dict[str, Any]]) -> str:
-    header = ("bone", "DSC", "SD", "volume error", "SD", "HD95", "SD", "mean distance", "SD", "subjects")
-    units = (("dsc", 4, ""), ("volume_error_cm3", 2, "cm3"), ("hd95_mm", 2, "mm"), ("assd_mm", 2, "mm"))
-    lines = [
-        (
-            row["class"],
-            *(number(row[f"{name}_{kind}"], n, unit) for name, n, unit in units for kind in ("mean", "sd")),
-            str(row["subjects"]),
-        )
-        for row in rows
-    ]
-    return table(header, lines)

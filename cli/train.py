@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from cli.console import PATH, debug_option, json_option, print_json, progress_option, table, write_progress
+from cli.console import (
+    PATH,
+    debug_option,
+    json_option,
+    number,
+    print_json,
+    progress_option,
+    table,
+    write_progress,
+)
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
-    from trainers.loop import MakeEngine, Source, Tick
+    from trainers.loop import MakeEngine, Source, Tick, TrainResult
     from trainers.registry import Network
 
 # Field of `trainers.config.TrainConfig` -> its help, with the default in brackets; an option without a
@@ -167,8 +176,21 @@ def networks(as_json: bool) -> None:
         ]
         print_json(rows)
         return
-    lines = [(trainer, name, network.about, _ready(network)) for trainer, name, network in found]
-    click.echo(table(("trainer", "network", "what it is", "can be trained"), lines, left=4))
+    lines = [
+        (trainer, name, network.about, *_learning(trainer, network), _ready(network))
+        for trainer, name, network in found
+    ]
+    header = ("trainer", "network", "what it is", "batch", "rate", "loss", "pixels", "can be trained")
+    click.echo(table(header, lines, left=len(header)))
+
+
+def _learning(trainer: str, network: "Network") -> tuple[str, str, str, str]:
+    """Return how a network is taught unless told otherwise: batch, learning rate, loss, what it sees."""
+    from trainers.config import TrainConfig
+
+    config = TrainConfig(trainer=trainer, **network.defaults)
+    seen = " x ".join(map(str, config.patch)) if config.patch else f"multiples of {network.multiple}"
+    return str(config.batch), f"{config.lr:g}", config.loss, seen
 
 
 def _ready(network: "Network") -> str:
@@ -203,16 +225,55 @@ def train(
     slices is kept; these are another dataset's, or some subjects' of DATA.
     """
     from trainers.loop import train as run_training
+    from trainers.registry import check_fits
 
     quiet, progress_as = settings.pop("quiet"), settings.pop("progress_as")
     log_epochs(quiet)
     sources = _sources(data, validation, chosen)
     make_engine, config = configure(settings.pop("trainer"), settings.pop("network"), settings)
+    check_fits(config, sources[0].open().index.shape)
     warn_of_other_preparation(config.init, sources[0])
     watch = _tell if progress_as == "json" else None if quiet else TrainingLine()
     with goes_on():
         result = run_training(make_engine, config, sources, output, resume, watch)
-    click.echo(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
+        click.echo(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
+        _score((make_engine, config), result, sources[1])
+
+
+def _score(trainer: tuple["MakeEngine", "TrainConfig"], result: "TrainResult", chosen_by: "Source") -> None:
+    """Score the network that was kept on the whole subjects that chose it, once, and show it."""
+    from trainers.dataset import is_dataset
+    from trainers.loop import SCORES
+    from trainers.scores import score_best, write_scores
+    from trainers.scores import table as summary_table
+
+    run = result.best.parent
+    if not is_dataset(chosen_by.folder):
+        click.echo(f"no {SCORES}: {chosen_by.folder} is no dataset that lls prepare made", err=True)
+    elif (run / SCORES).is_file():
+        click.echo(f"scored already: {run / SCORES}")
+    else:
+        scores, classes = score_best(*trainer, result.best, chosen_by), chosen_by.open().index.classes
+        path = write_scores(run, classes, scores)
+        click.echo(scores_text(summary_table(classes, list(scores.values()))))
+        click.echo(f"{path}: of the network that was kept, on those who chose it")
+
+
+def scores_text(rows: list[dict[str, Any]]) -> str:
+    """Return the rows of `trainers.scores.table` for people; deviations where there are several subjects."""
+    units = (("dsc", 4, ""), ("volume_error_cm3", 2, "cm3"), ("hd95_mm", 2, "mm"), ("assd_mm", 2, "mm"))
+    several = any(row["dsc_sd"] is not None for row in rows)
+    kinds = ("mean", "sd") if several else ("mean",)
+    titles = [(title, "SD")[: len(kinds)] for title in ("DSC", "volume error", "HD95", "mean distance")]
+    lines = [
+        (
+            row["class"],
+            *(number(row[f"{name}_{kind}"], n, unit) for name, n, unit in units for kind in kinds),
+            str(row["subjects"]),
+        )
+        for row in rows
+    ]
+    return table(("bone", *(cell for pair in titles for cell in pair), "subjects"), lines)
 
 
 def _tell(tick: "Tick") -> None:

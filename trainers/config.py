@@ -85,8 +85,8 @@ class TrainConfig:
         Distance to which a 3D network's slices are resampled; 0: as they were scanned.
     init : str
         ``random``; ``imagenet``: the encoder as the framework's own loader brings it; or the path of the
-        encoder's weights, of another training's checkpoint with the same network and classes, or (PyTorch) of
-        a model file exported from one; ``default``: the bundled one.
+        encoder's weights, of another training's checkpoint with the same network and classes, or of a model
+        file exported from one; ``default``: the bundled one, which is PyTorch's.
     average : float
         Of the weights' running mean, what stays of it at a step (0.999: the last thousand steps count); the
         mean is what is validated and kept. 0: the weights themselves.

@@ -26,7 +26,7 @@ from trainers.cache import AIR, SliceCache
 from trainers.config import IGNORED, TrainConfig
 from trainers.dataset import open_dataset
 from trainers.loop import MakeEngine, Source, Tick, train
-from trainers.scores import score_subject, scores_from_json, scores_to_json, write_results
+from trainers.scores import score_best, scores_from_json, scores_to_json, write_results
 from trainers.slices import check_slices
 from trainers.start import lineage, run_of
 
@@ -306,9 +306,7 @@ def _run_fold(
     sources = (replace(data, subjects=fold.train), replace(data, subjects=fold.validation))
     told = None if watch is None else lambda tick: watch(fold, tick)
     result = train(make_engine, config, sources, folder, watch=told)
-    cache = replace(data, subjects=fold.held_out).open()
-    engine = make_engine(replace(config, init=str(result.best)), cache.index.classes)
-    return {name: score_subject(engine, cache, name, config) for name in fold.held_out}
+    return score_best(make_engine, config, result.best, replace(data, subjects=fold.held_out))
 
 
 def _read_scores(path: Path, fold: Fold) -> dict[str, Scores]:

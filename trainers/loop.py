@@ -250,6 +250,8 @@ def _writing(run_dir: Path) -> Iterator[None]:
 
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+SCORES = "scores.csv"
+"""What `trainers.scores.score_best` writes beside the best network; gone when there is a better one."""
 
 
 class Training:
@@ -357,6 +359,7 @@ class Training:
                     p.least_loss, p.least_loss_epoch = loss, p.epoch
                 if _mean(dsc) > p.best_dsc:
                     p.best_dsc, p.best_epoch = _mean(dsc), p.epoch
+                    (self.run_dir / SCORES).unlink(missing_ok=True)  # of the best network until now
                     self.save(BEST)
                 row = self._row(loss, dsc)
                 log.add(row)

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from seg_core.errors import UsageError
+from seg_core.errors import MissingPackageError, UsageError
 from trainers.config import TrainConfig
 from trainers.loop import Engine
 
@@ -46,8 +46,15 @@ class Network:
         """Packages that are not installed; imports none."""
         return tuple(package for package in self.packages if find_spec(package) is None)
 
-    def check_size(self, space: Sequence[int]) -> None:
+    def check_size(self, space: Sequence[int], fix: str = "prepare the data anew") -> None:
         """Refuse slices or patches whose axes are not multiples of ``multiple``.
+
+        Parameters
+        ----------
+        space : sequence of int
+            Their axes.
+        fix : str
+            What to do if one is not.
 
         Raises
         ------
@@ -56,9 +63,7 @@ class Network:
         """
         if any(n % self.multiple for n in space):
             size = " x ".join(map(str, space))
-            raise UsageError(
-                f"{self.about} on {size} pixels", f"multiples of {self.multiple}", "prepare the data anew"
-            )
+            raise UsageError(f"{self.about} on {size} pixels", f"multiples of {self.multiple}", fix)
 
 
 class Trainer(Protocol):
@@ -83,9 +88,18 @@ def get_trainer(name: str) -> Trainer:
     ------
     UsageError
         If there is none of that name.
+    MissingPackageError
+        If its module cannot be imported.
     """
     for point in entry_points(group=GROUP, name=name):
-        trainer: Trainer = point.load()
+        try:
+            trainer: Trainer = point.load()
+        except ImportError as error:
+            raise MissingPackageError(
+                f"the trainer {name} cannot be imported: {error}",
+                f"what {point.value} imports",
+                "install that, or remove the package that the trainer came with",
+            ) from error
         return trainer
     raise UsageError(f"trainer {name!r}", f"one of {', '.join(trainer_names())}")
 
@@ -116,3 +130,26 @@ def get_config(trainer: str, network: str, **changes: Any) -> TrainConfig:
     """
     defaults = get_network(trainer, network).defaults
     return TrainConfig(trainer=trainer, network=network, **{**defaults, **changes})
+
+
+def check_fits(config: TrainConfig, shape: Sequence[int]) -> None:
+    """Refuse, before a network is built, slices that it could not take.
+
+    A network of patches looks at its own patch when it is built.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Names trainer, network and window.
+    shape : sequence of int
+        Rows and columns of the data's slices, on which it is validated whole.
+
+    Raises
+    ------
+    UsageError
+        If trainer or network are unknown, or slices or windows are of another size.
+    """
+    network = get_network(config.trainer, config.network)
+    if config.patch is None:
+        network.check_size(shape)
+        network.check_size((config.window, config.window), "name another --window")  # 0: whole slices

@@ -3,9 +3,10 @@
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from trainers.batches3d import SubjectStack
 from trainers.cache import SliceCache, Subject
 from trainers.config import IGNORED, TrainConfig
 from trainers.curves import can_draw, draw_boxes
-from trainers.loop import Engine, PatchEngine
+from trainers.loop import SCORES, Engine, MakeEngine, PatchEngine, Source
 
+LOG = logging.getLogger(__name__)
 Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
 _MEASURES = {"dsc": ("DSC", 2), "volume_error_cm3": ("VE (cm³)", 1), "hd95_mm": ("HD95 (mm)", 1),
@@ -61,6 +63,36 @@ def score_subject(engine: Engine, cache: SliceCache, name: str, config: TrainCon
     names = dict(enumerate(cache.index.classes, 1))
     found_map, true_map = (LabelMap(array.T, geometry, names) for array in (predicted, truth))
     return evaluate(found_map, true_map, surface=True)
+
+
+def score_best(make_engine: MakeEngine, config: TrainConfig, best: Path, source: Source) -> dict[str, Scores]:
+    """Score the network that a training has kept.
+
+    Parameters
+    ----------
+    make_engine : callable
+        The trainer's.
+    config : TrainConfig
+        The training's.
+    best : Path
+        Its checkpoint.
+    source : Source
+        Whose slices.
+
+    Returns
+    -------
+    dict
+        Subject -> scores, see `score_subject`; in the order of the data.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint cannot be read.
+    """
+    cache = source.open()
+    LOG.info("scoring %s", ", ".join(s.name for s in cache.index.subjects))
+    engine = make_engine(replace(config, init=str(best)), cache.index.classes)
+    return {s.name: score_subject(engine, cache, s.name, config) for s in cache.index.subjects}
 
 
 def _slices(engine: Engine, cache: SliceCache, subject: Subject, config: TrainConfig) -> Pair:
@@ -153,13 +185,8 @@ def write_results(folder: Path, title: str, classes: Sequence[str], scores: Mapp
     OutputError
         If they cannot be written.
     """
-    single = [
-        {"subject": subject, "class": name} | {field: column[number] for field, column in columns.items()}
-        for subject, columns in ((subject, _columns(score)) for subject, score in scores.items())
-        for number, name in enumerate(classes)
-    ]
+    write_scores(folder, classes, scores)
     rows = table(classes, list(scores.values()))
-    write_whole(folder / "scores.csv", _csv(single))
     write_whole(folder / "table3.csv", _csv(rows))
     write_whole(folder / "table3.md", f"{title}\n\n{markdown(rows)}")
     if can_draw():
@@ -168,6 +195,23 @@ def write_results(folder: Path, title: str, classes: Sequence[str], scores: Mapp
             draw_boxes(boxes, folder / "figure10.png", title)
         except OSError as error:
             raise output_error(error, folder) from error
+
+
+def write_scores(folder: Path, classes: Sequence[str], scores: Mapping[str, Scores]) -> Path:
+    """Write ``scores.csv``, a row a subject and class, and return where it is.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    single = [
+        {"subject": subject, "class": name} | {field: column[number] for field, column in columns.items()}
+        for subject, columns in ((subject, _columns(score)) for subject, score in scores.items())
+        for number, name in enumerate(classes)
+    ]
+    write_whole(folder / SCORES, _csv(single))
+    return folder / SCORES
 
 
 def _columns(scores: Scores) -> dict[str, list[Any]]:

@@ -14,9 +14,9 @@ CLASSES = ("tibia", "femur")
 
 def make_cache(folder, subjects=("anna", "ben"), classes=CLASSES, labels=None):
     rng = np.random.default_rng(len(subjects))
-    with SliceCacheWriter(folder, CacheIndex((32, 32), classes)) as writer:
+    with SliceCacheWriter(folder, CacheIndex((64, 64), classes)) as writer:
         for name in subjects:
-            images = rng.random((4, 32, 32), np.float32)
+            images = rng.random((4, 64, 64), np.float32)
             drawn = (images * (len(classes) + 1)).astype(np.uint8)
             writer.append(name, images, drawn if labels is None else labels, (2.0, 2.0, 5.0))
     return folder
@@ -57,7 +57,7 @@ def test_unknown_names_and_values_that_make_no_sense(lls, data, tmp_path, argume
 
 def test_what_does_not_hold_slices_or_labels(lls, data, tmp_path):
     (tmp_path / "empty").mkdir()
-    nothing = np.where(np.arange(32) < 16, np.uint8(0), np.uint8(255)) * np.ones((4, 32, 1), np.uint8)
+    nothing = np.where(np.arange(64) < 32, np.uint8(0), np.uint8(255)) * np.ones((4, 64, 1), np.uint8)
     bare = make_cache(tmp_path / "bare", labels=nothing)
     other = make_cache(tmp_path / "other", classes=("tibia", "femur", "fibula"))
     cases = (

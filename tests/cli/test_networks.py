@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,10 @@ def test_the_list_imports_no_framework():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     rows = {(row["trainer"], row["network"]): row for row in json.loads(done.stdout)}
-    assert rows["torch", "unet-baseline"]["defaults"]["batch"] == 30
+    for trainer in ("torch", "keras"):  # the report's 4.5.1
+        baseline = rows[trainer, "unet-baseline"]["defaults"]
+        assert (baseline["batch"], baseline["lr"], baseline["loss"]) == (30, 1e-3, "dice")
+    assert rows["torch", "nnunet-2d"]["defaults"]["loss"] == "dice_cross_entropy"
     assert rows["torch", "nnunet-2d"]["extra"] == "nnunet"
     assert {name for trainer, name in rows if trainer == "torch"} == {
         "unet-resnet34",
@@ -32,6 +36,18 @@ def test_the_list_imports_no_framework():
         "denseunet-161",
         "h-denseunet",
     }
+
+
+def test_the_list_says_how_each_is_taught():
+    lines = CliRunner().invoke(networks).output.splitlines()
+    header, *rows = ([cell.strip() for cell in re.split(r"  +", line.strip())] for line in lines)
+    assert header[3:7] == ["batch", "rate", "loss", "pixels"]
+    taught = {(trainer, name): tuple(rest[:4]) for trainer, name, _, *rest in rows}
+    for trainer in ("torch", "keras"):
+        assert taught[trainer, "unet-baseline"] == ("30", "0.001", "dice", "multiples of 16")
+        assert taught[trainer, "unet-resnet34"] == ("16", "0.0001", "dice_focal", "multiples of 32")
+    assert taught["torch", "nnunet-2d"] == ("12", "0.001", "dice_cross_entropy", "multiples of 64")
+    assert taught["torch", "nnunet-3d"] == ("2", "0.001", "dice_cross_entropy", "128 x 112 x 160")
 
 
 def test_a_network_without_its_package_says_which_extra(monkeypatch):

@@ -1,6 +1,7 @@
 """What every network of every installed trainer must do, whoever wrote it."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from exporters.registry import get_exporter
 from exporters.run import describe
+from seg_core.errors import DeviceError
 from seg_core.model_spec import Grid, ModelSpec
 from seg_core.runner import Runner
 from trainers.config import IGNORED
@@ -16,16 +18,17 @@ from trainers.registry import get_config, get_network, get_trainer, trainer_name
 CLASSES = ("tibia", "femur")
 FEWER_LAYERS = {"SLICES": (2, 2, 3, 2), "VOLUME": (1, 2, 2, 1)}
 """Of DenseUNets, which have hundreds: they are traced layer by layer."""
-CASES = [(trainer, name) for trainer in trainer_names() for name in get_trainer(trainer).NETWORKS]
+NAMES = [(trainer, name) for trainer in trainer_names() for name in get_trainer(trainer).NETWORKS]
+CASES = [(*names, device) for device in ("cpu", "cuda") for names in NAMES]
 
 
 class Case:
     """A network with its engine and a batch of two small slices whose classes are grey values."""
 
-    def __init__(self, trainer, name):
+    def __init__(self, trainer, name, device):
         self.trainer, self.network = trainer, get_network(trainer, name)
         self.config = get_config(
-            trainer, name, batch=2, epoch_samples=2, validation_samples=2, device="cpu", threads=1
+            trainer, name, batch=2, epoch_samples=2, validation_samples=2, device=device, threads=1
         )
         if self.config.patch:  # as small a one as has several stages
             self.config = replace(self.config, patch=(8, 32, 32))
@@ -65,12 +68,31 @@ def fewer_layers():
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request):
-    missing = get_network(*request.param).missing
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not installed")
     if "dense" in request.param[1]:
         request.getfixturevalue("fewer_layers")
-    return Case(*request.param)
+    return case_or_skip(*request.param)
+
+
+def case_or_skip(trainer, name, device):
+    """Return a case; skip where its packages or a GPU are not there."""
+    missing = get_network(trainer, name).missing
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    if (trainer, device) == ("keras", "cuda"):
+        share_gpu()
+    try:
+        return Case(trainer, name, device)
+    except DeviceError as error:
+        pytest.skip(f"{trainer}: {error.found}")
+
+
+def share_gpu():
+    """Let TensorFlow take no more of the GPU's memory than it needs: PyTorch's cases come next."""
+    import tensorflow as tf
+
+    with suppress(RuntimeError):  # it has begun in another test, and has it all
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def test_it_learns(case):
@@ -106,7 +128,17 @@ def test_it_goes_on_as_if_nothing_had_happened(case, tmp_path):
     assert facts["progress"] == case.facts()["progress"]
     assert facts["config"]["network"] == case.config.network
     found = [resumed.step(case.images, case.labels, 1e-4) for _ in range(2)]
-    assert found == pytest.approx(wanted, abs=1e-5)
+    # A GPU adds in another order each time, and what it adds is rounded to bfloat16.
+    assert found == pytest.approx(wanted, abs=1e-5 if case.config.device == "cpu" else 1e-2)
+
+
+@pytest.mark.parametrize("trainer", trainer_names())
+def test_it_takes_the_gpu_by_itself(trainer):
+    case = case_or_skip(trainer, next(iter(get_trainer(trainer).NETWORKS)), "cuda")
+    cuda, case.config = case.engine, replace(case.config, device="auto")
+    engine = case.make_engine()
+    assert engine.device == cuda.device
+    assert np.isfinite(engine.step(case.images, case.labels, 1e-3))
 
 
 def test_it_is_exported(case, tmp_path):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -340,7 +341,7 @@ def test_checkpoints_that_do_not_fit(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [({"patch": (8, 32, 32)}, "patches"), ({"average": 0.9}, "running mean"), ({"init": "a.onnx"}, "a.onnx")],
+    [({"patch": (8, 32, 32)}, "patches"), ({"average": 0.9}, "running mean")],
 )
 def test_what_pytorchs_trainer_alone_can(data, change, text):
     with pytest.raises(UsageError, match=text):
@@ -353,6 +354,48 @@ def test_slices_that_cannot_be_halved_so_often(data):
     for call in (lambda x, y: engine.step(x, y, 0.1), engine.evaluate, lambda x, y: engine.predict(x)):
         with pytest.raises(UsageError, match="multiples of 32"):
             call(images[..., :24], labels[..., :24])
+
+
+def test_half_precision_is_of_convolutions_alone(monkeypatch, tmp_path):
+    import keras
+
+    from trainers.keras import engine, networks
+    from trainers.keras.engine import load_best
+
+    monkeypatch.setattr(engine, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(networks, "baseline_unet", partial(networks.baseline_unet, features=(4, 8)))
+    config = replace(CONFIG, network="unet-baseline", batch=2)
+    trained = make_engine(config, CLASSES)
+    assert keras.config.dtype_policy().name == "float32"  # for whoever else makes layers
+    losses, loss = [], trained.loss
+    monkeypatch.setattr(trained, "loss", lambda *some: losses.append(loss(*some)) or losses[-1])
+    before = {v.path: v.numpy() for v in trained.network.trainable_variables}
+    images, labels = batch()
+    assert np.isfinite(trained.step(images, labels, 1e-2))
+    layers = {
+        name: trained.network.get_layer(name) for name in ("encoder0a_conv", "encoder0a_bn", "decoder_head")
+    }
+    outputs = keras.Model(trained.network.input, [layer.output for layer in layers.values()])
+    found = outputs(np.moveaxis(images, 1, -1).repeat(3, axis=-1), training=False)
+    assert [x.dtype.name for x in found] == ["bfloat16", "bfloat16", "float32"]
+    assert [value.dtype.name for value in losses] == ["float32"]
+    numbers = [v for v in (*trained.network.weights, *trained.optimizer.variables) if "float" in v.dtype]
+    assert {v.dtype for v in numbers} == {"float32"}
+    assert any(not np.array_equal(before[v.path], v.numpy()) for v in trained.network.trainable_variables)
+    facts = {"classes": list(CLASSES), "config": asdict(config)}
+    trained.save(tmp_path / BEST, facts, resumable=False)
+    assert {layer.compute_dtype for layer in load_best(tmp_path / BEST)[0].layers} == {"float32"}
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
+    import tensorflow as tf
+
+    from trainers.keras.engine import _device
+
+    for gpus, found in (([], "/CPU:0"), (["GPU:0"], "/GPU:0")):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, gpus=gpus: gpus)
+        assert _device("auto") == found
+        assert _device("cpu") == "/CPU:0"
 
 
 def test_what_is_not_there(data, monkeypatch):

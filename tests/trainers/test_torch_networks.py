@@ -129,6 +129,29 @@ def test_imagenet_without_the_internet(monkeypatch):
         build_network(FAST, 5, 3, "imagenet")
 
 
+def test_imagenet_with_what_the_hub_gives(tmp_path, monkeypatch):
+    published = build_network(FAST, 5, 3).encoder.state_dict()
+    from safetensors.torch import save_file
+    from segmentation_models_pytorch import encoders
+
+    save_file(published, tmp_path / "model.safetensors")
+    asked = []
+
+    def give(repo_id, filename, **revision):
+        asked.append((repo_id, filename))
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(encoders, "hf_hub_download", give)
+    trained = make_engine(config_of(init="imagenet"), ("tibia",))
+    found = trained.network.encoder.state_dict()
+    assert found.keys() == published.keys()
+    assert all(torch.equal(found[key], published[key]) for key in found)
+    assert ("smp-hub/mobilenet_v2.imagenet", "model.safetensors") in asked
+    other = make_engine(config_of(init="random"), ("tibia",)).network.encoder.state_dict()
+    assert not torch.equal(other["features.0.0.weight"], published["features.0.0.weight"])
+    assert np.isfinite(trained.step(IMAGES, LABELS, 1e-3))
+
+
 def test_an_encoders_weights_from_a_file(tmp_path):
     path = tmp_path / "encoder.pth"
     first = build_network(FAST, 5, 3).encoder.state_dict()
@@ -213,6 +236,36 @@ def test_training_leaves_tiny_numbers_to_everybody_else():
     assert tiny * np.float32(0.5) > 0
     with engine.flushed_denormals():
         assert float(torch.tensor([1e-40]) * 0.5) == 0
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_half_precision_is_of_convolutions_alone(monkeypatch, half):
+    monkeypatch.setattr(engine, "computes_bfloat16", lambda device: half)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 2, 1))
+    monkeypatch.setattr(engine, "build_network", lambda *arguments, **options: network)
+    seen, losses = [], []
+    network[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    trained = make_engine(config_of(channels=1, lr=1e-2), ("bone",))
+    loss = trained.loss
+    monkeypatch.setattr(trained, "loss", lambda *some: losses.append(loss(*some)) or losses[-1])
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    trained.step(IMAGES, LABELS, 1e-2)
+    trained.evaluate(IMAGES, LABELS)
+    assert seen == [torch.bfloat16 if half else torch.float32] * 2
+    assert [value.dtype for value in losses] == [torch.float32] * 2
+    for name, parameter in network.named_parameters():
+        kept = [v.dtype for v in trained.optimizer.state[parameter].values()]
+        assert {parameter.dtype, parameter.grad.dtype, *kept} == {torch.float32}
+        assert not torch.equal(parameter, parameter.bfloat16().float())
+        assert not torch.equal(parameter, before[name])
+    assert trained.logits(IMAGES).dtype == np.float32
+
+
+@pytest.mark.parametrize(("there", "found"), [(True, "cuda"), (False, "cpu")])
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, there, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert engine._device("auto") == torch.device(found)
+    assert engine._device("cpu") == torch.device("cpu")
 
 
 def test_the_baseline_learns_by_dice_at_the_reports_rate():

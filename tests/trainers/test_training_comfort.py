@@ -14,7 +14,6 @@ from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import IGNORED, TrainConfig
 from trainers.log import read_log
 from trainers.loop import BEST, LAST, DivergedError, Source, Tick, train
-from trainers.torch import checkpoint
 
 CONFIG = TrainConfig(epochs=3, epoch_samples=16, batch=8, validation_samples=8, augmentation=NONE)
 
@@ -153,16 +152,37 @@ def small_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path, small_disk):
+def torch_checkpoint():
+    """Return how PyTorch's trainer writes an array, and how it reads it."""
     import torch
 
-    path = tmp_path / LAST
-    checkpoint.save({"network": {"w": torch.arange(10)}}, path)
+    from trainers.torch import checkpoint
+
+    return (
+        lambda array, path: checkpoint.save({"network": {"w": torch.from_numpy(array)}}, path),
+        lambda path: checkpoint.load(path)["network"]["w"].numpy(),
+    )
+
+
+def keras_checkpoint():
+    """Return the same of Keras'."""
+    from trainers.keras import checkpoint
+
+    return (
+        lambda array, path: checkpoint.save(path, {"w": array}, {"epoch": 1}),
+        lambda path: checkpoint.load(path)[0]["w"],
+    )
+
+
+@pytest.mark.parametrize("kind", [torch_checkpoint, keras_checkpoint])
+def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path, small_disk, kind):
+    (save, load), path = kind(), tmp_path / LAST
+    save(np.arange(10), path)
     small_disk(100_000)
     with pytest.raises(OutputError):
-        checkpoint.save({"network": {"w": torch.zeros(100_000)}}, path)
+        save(np.zeros(100_000), path)
     small_disk(-1)
-    assert torch.equal(checkpoint.load(path)["network"]["w"], torch.arange(10))
+    assert np.array_equal(load(path), np.arange(10))
     assert os.listdir(tmp_path) == [LAST]
 
 

@@ -14,10 +14,11 @@ from llvmlite import binding
 from seg_core.errors import DeviceError, MissingPackageError, ModelError, UsageError
 from trainers.config import TrainConfig, check_same_network
 from trainers.keras import NETWORKS, checkpoint
+from trainers.keras.from_model import read_variables, unfold
 from trainers.keras.losses import LOSSES
 from trainers.keras.networks import build_network, freeze_encoder
 from trainers.loop import Images, Labels
-from trainers.model_file import model_file
+from trainers.model_file import model_file, network_of, read_model
 
 LOG = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class KerasEngine:
         # Keras draws initial weights from one generator for all networks.
         keras.utils.set_random_seed(config.seed)
         with tf.device(self.device), _mixed_precision(self.autocast):
-            self.network = _first_network(config, classes)
+            self.network, self._folded = _first_network(config, classes)
             if config.freeze_encoder:
                 freeze_encoder(self.network)
             self.optimizer = keras.optimizers.Adam(config.lr)
@@ -60,6 +61,9 @@ class KerasEngine:
         self._check_size(images)
         self.optimizer.learning_rate.assign(lr)
         with tf.device(self.device):
+            if self._folded:
+                unfold(self.network, self._folded, self._inputs(images))
+                self._folded = []
             return float(self._learn(images, labels))
 
     def evaluate(self, images: Images, labels: Labels) -> tuple[float, Labels]:
@@ -96,6 +100,7 @@ class KerasEngine:
                 f"{path}: other layers learned", fix="give or leave out --freeze-encoder as before"
             )
         _fill(self._state(), arrays, path)
+        self._folded = []
         return facts
 
     def _state(self) -> dict[str, Any]:
@@ -124,9 +129,12 @@ class KerasEngine:
         return _classes(self._logits(images, training=False))
 
     def _logits(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+        return self.network(self._inputs(images), training=training)
+
+    def _inputs(self, images: tf.Tensor) -> tf.Tensor:
+        """Return the images as the network takes them."""
         x = tf.transpose(images, (0, 2, 3, 1))
-        x = tf.repeat(x, self.config.channels // self.config.around.channels, axis=-1)
-        return self.network(x, training=training)
+        return tf.repeat(x, self.config.channels // self.config.around.channels, axis=-1)
 
 
 def _check(config: TrainConfig) -> None:
@@ -135,10 +143,6 @@ def _check(config: TrainConfig) -> None:
         raise UsageError(f"{config.network} on patches of {config.patch}", "slices", "leave --patch out")
     if config.average:
         raise UsageError(f"a running mean that keeps {config.average}", "0", "leave --average out")
-    if model_file(config.init) is not None:
-        raise UsageError(
-            f"the model file {config.init} to begin with", "a checkpoint", "use PyTorch's trainer, or another"
-        )
 
 
 def _classes(logits: tf.Tensor) -> tf.Tensor:
@@ -160,22 +164,25 @@ def load_best(path: Path) -> tuple[keras.Model, dict[str, Any]]:
     return network, facts
 
 
-def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> keras.Model:
-    """Build the network that a training begins with."""
-    start = config.init
+def _first_network(config: TrainConfig, classes: tuple[str, ...]) -> tuple[keras.Model, list[str]]:
+    """Build the network that a training begins with; name the BatchNorms that a model file has folded."""
+    start, model = config.init, model_file(config.init)
     trained = start not in ("random", "imagenet") and Path(start).suffix not in (".h5", ".hdf5")
     network = build_network(config.network, len(classes) + 1, config.channels, "random" if trained else start)
+    if model is not None:
+        spec, weights = read_model(model)
+        known = {"network": network_of(spec), "channels": spec.channels, "classes": spec.classes}
+        check_same_network(config, classes, known)
+        arrays, folded = read_variables(network, weights, model)
+        _fill(_named(network.weights), arrays, model)
+        return network, folded
     if trained:
         arrays, facts = checkpoint.load(Path(start))
-        known = facts["config"]
-        found = {
-            "network": known["network"],
-            "channels": known["channels"],
-            "classes": tuple(facts["classes"]),
-        }
-        check_same_network(config, classes, found)
+        theirs = facts["config"]
+        known = {"network": theirs["network"], "channels": theirs["channels"]}
+        check_same_network(config, classes, known | {"classes": tuple(facts["classes"])})
         _fill(_named(network.weights), arrays, Path(start))
-    return network
+    return network, []
 
 
 def _named(variables: Iterable[Any]) -> dict[str, Any]:
