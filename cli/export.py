@@ -1,19 +1,24 @@
 """`lls export`: a training becomes a model file."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from cli.console import PATH, debug_option, json_option, print_json
 
+if TYPE_CHECKING:
+    from exporters.options import Exported
+    from seg_core.model_spec import ModelSpec
+
 _MODES: dict[str, tuple[str, ...]] = {
     "from_nnunet": ("--from-nnunet",),
     "fold": ("--from-nnunet",),
     "checkpoint": ("--from-nnunet",),
     "orientation": ("--from-nnunet",),
-    "scans": ("--precision int8", "--precision fp16"),
+    "scans": ("--from-nnunet", "--precision int8", "--precision fp16"),
     "keep_last": ("--precision int8",),
     "name": ("RUN", "--from-nnunet"),
     "weights": ("RUN", "--from-nnunet"),
@@ -33,15 +38,17 @@ _MODES: dict[str, tuple[str, ...]] = {
     default="fp32",
     show_default=True,
     help="For int8 and fp16 RUN is a model file, whose twin is written: it computes faster on CPUs, on CUDA. "
-    "`lls segment` takes NAME.int8.onnx beside NAME.onnx where their labels agree.",
+    "`lls segment` takes NAME.int8.onnx beside NAME.onnx where their labels agree. A network of patches "
+    "has an fp16 twin alone.",
 )
 @click.option(
     "--scan",
     "scans",
     multiple=True,
     type=PATH,
-    help="Of --precision, may be repeated: a scan on which the twin is calibrated and compared; by default "
-    "--slices, or four that are drawn.",
+    help="May be repeated. Of --precision: a scan on which the twin is calibrated and compared; by default "
+    "--slices, or four that are drawn. Of --from-nnunet: a scan on which the file is compared with the "
+    "framework; by default drawn noise, on which few classes may be found.",
 )
 @click.option(
     "--keep-last", default=0, show_default=True, help="Of int8: the last convolutions that stay in fp32."
@@ -79,7 +86,7 @@ _MODES: dict[str, tuple[str, ...]] = {
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="How weights are stored; float16 halves the file.",
+    help="How weights are stored; float16 halves the file, and is refused where that changes the labels.",
 )
 @click.option(
     "--slices",
@@ -105,6 +112,7 @@ def export(
     options = ExportOptions(flags["weights"])
     if (run is None) == (from_nnunet is None):
         raise UsageError("no training, or two", "RUN or --from-nnunet FOLDER")
+    seen = "prepared slices"
     if run is not None:
         done = export_run(run, output, RunExport(flags["name"], flags["slices"], options=options))
     else:
@@ -113,16 +121,30 @@ def export(
         except ImportError as error:
             raise MissingPackageError(f"{error}", fix=install_hint("nnunet,cpu")) from error
         request = NnUNetExport(
-            flags["name"], flags["fold"], flags["orientation"], flags["checkpoint"], options
+            flags["name"], flags["fold"], flags["orientation"], flags["checkpoint"], options, flags["scans"]
         )
         done = export_nnunet(from_nnunet, output, request)
         click.echo(f"made of {done.spec.provenance['trained_as']}", err=True)
+        seen = "patches of scans" if flags["scans"] else "drawn noise"
+    _say(done, seen, as_json)
+
+
+def _say(done: "Exported", seen: str, as_json: bool) -> None:
+    """Say what was written, and how far it is from what was trained, on what it was seen."""
+    parity, difference = done.parity, done.difference
     if as_json:
-        differences = {"logits": done.parity.logits, "labels": done.parity.labels}
-        print_json({"file": str(done.path), "sha256": done.sha256, "parity": differences})
+        known = {"file": str(done.path), "sha256": done.sha256, "compared_on": seen}
+        print_json(known | {"parity": asdict(parity), "difference": asdict(difference)})
         return
     click.echo(f"{done.path}  (sha256 {done.sha256})")
-    click.echo(f"compared: logits differ by {done.parity.logits:.1g}, labels of {done.parity.labels:.2%}")
+    click.echo(
+        f"compared with the trained network on {seen}: logits differ by {difference.logits:.1g},"
+        f" labels of {difference.labels:.2%} ({difference.labelled:.2%} of what is not background)"
+    )
+    if difference != parity:
+        click.echo(
+            f"but for the rounding of weights: logits by {parity.logits:.1g}, labels of {parity.labels:.2%}"
+        )
 
 
 def _mode(precision: str, from_nnunet: Path | None) -> str:
@@ -161,23 +183,32 @@ def _check_output(output: Path, source: Path | None, overwrite: bool) -> None:
 
 def _export_twin(model: Path | None, output: Path, as_json: bool, flags: dict[str, Any]) -> None:
     """Write a model file's twin in fewer bits."""
-    from exporters.quantize import SLICES, TwinExport, drawn_scans, export_twin, scan_slices
-    from exporters.run import validation_slices
+    from exporters.quantize import TwinExport, check_source, export_twin
     from seg_core.errors import UsageError
     from seg_core.runner import Runner
-    from seg_core.scan import read_scan
 
     if model is None or model.suffix != ".onnx":
         raise UsageError(f"--precision {flags['precision']} of {model}", "a model file, .onnx")
     spec = Runner(model, "cpu", precision="fp32").spec
-    if flags["slices"] is not None:
-        slices = list(validation_slices(flags["slices"], spec, 4 * SLICES)[0][:, None])
-    else:
-        volumes = (read_scan(path).volume for path in flags["scans"]) if flags["scans"] else drawn_scans()
-        slices = list(scan_slices(volumes, spec, SLICES))
-    done = export_twin(model, output, slices, TwinExport(flags["precision"], flags["keep_last"]))
+    check_source(model.name, spec, flags["precision"])
+    request = TwinExport(flags["precision"], flags["keep_last"])
+    done = export_twin(model, output, _twin_samples(spec, flags), request)
     if as_json:
         print_json({"file": str(done.path), "sha256": done.sha256, "agreement": done.agreement})
         return
     click.echo(f"{done.path}  (sha256 {done.sha256})")
     click.echo("agrees with fp32, DSC: " + ", ".join(f"{k} {v:.4f}" for k, v in done.agreement.items()))
+
+
+def _twin_samples(spec: "ModelSpec", flags: dict[str, Any]) -> list[Any]:
+    """Return the slices or patches, each (1, channels, *space), on which a twin is made and compared."""
+    from exporters.quantize import PATCHES, SLICES
+    from exporters.run import validation_slices
+    from exporters.scans import drawn_scans, scan_patches, scan_slices
+    from seg_core.scan import read_scan
+
+    cut, count = (scan_slices, SLICES) if spec.patch is None else (scan_patches, PATCHES)
+    if flags["slices"] is not None:
+        return list(validation_slices(flags["slices"], spec, 4 * count)[0][:, None])
+    volumes = (read_scan(path).volume for path in flags["scans"]) if flags["scans"] else drawn_scans()
+    return list(cut(volumes, spec, count))

@@ -54,8 +54,8 @@ def main() -> None:
     if earlier is not None:
         digest = write(with_mean(onnx.load(exported.path), earlier, arguments.share), exported.path)
     print(f"{exported.path}: sha256 {digest}")
-    print(f"ONNX Runtime against torch: {exported.parity}")
-    print(f"folding and 16-bit weights: {exported.rounding}")
+    print(f"ONNX Runtime against torch with 16-bit weights: {exported.parity}")
+    print(f"against the network as it was trained: {exported.difference}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A Keras network -> a model file of lls, its graph written layer by layer."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import tensorflow as tf
 
 from exporters.keras_graph import Layers, write_graph
 from exporters.onnx_graph import finish, write
-from exporters.options import Exported, ExportOptions, check_classes, check_samples, rounding_of
-from exporters.parity import check
+from exporters.options import Exported, ExportOptions, check_classes, check_samples
+from exporters.parity import Reference, prove
 from seg_core.model_spec import ModelSpec
 
 Float32Array = npt.NDArray[np.float32]
@@ -64,15 +65,16 @@ def export(
     options = options or ExportOptions()
     check_samples(spec, samples)
     with tf.device("/CPU:0"):  # GPUs round products to 19 bits
-        reference = _logits(network, samples)
-        check_classes(spec, reference)
+        reference = Reference(_logits(network, samples))
+        check_classes(spec, reference.trained)
         stored = fold_batchnorm(network)
         if options.weights == "float16":
+            folded = _logits(stored, samples)
             _round_weights(stored)
-        rounded = _logits(stored, samples)
+            reference = replace(reference, folded=folded, rounded=_logits(stored, samples))
     model = finish(write_graph(stored), spec, options.weights)
-    parity = check(model, samples, rounded, options.tolerance)
-    return Exported(path, write(model, path), parity, rounding_of(rounded, reference), spec)
+    parity, difference = prove(model, samples, reference, options.tolerance)
+    return Exported(path, write(model, path), parity, difference, spec)
 
 
 def fold_batchnorm(network: keras.Model) -> keras.Model:

@@ -6,7 +6,7 @@ test time, post-processing found in cross-validation) is left out.
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from exporters.options import Exported, ExportOptions
+from exporters.run import PATCHES
+from exporters.scans import scan_patches
 from exporters.torch import export
 from seg_core.errors import MissingPackageError, ModelError, UsageError, install_hint
 from seg_core.model_spec import Denoise, Grid, ModelSpec, Normalisation
+from seg_core.scan import read_scan
 from trainers.torch import checkpoint
 from trainers.torch.nnunet import plain_conv_unet
 
@@ -44,6 +47,8 @@ class NnUNetExport:
         Which of nnU-Net's checkpoints is taken of each fold.
     options : ExportOptions
         Weights and tolerance.
+    scans : tuple of Path
+        On patches of them the gate compares, as the runner prepares them; by default on smooth noise.
     """
 
     name: str = ""
@@ -51,10 +56,11 @@ class NnUNetExport:
     orientation: str = "LPS"
     checkpoint: str = "final"
     options: ExportOptions = field(default_factory=ExportOptions)
+    scans: tuple[Path, ...] = ()
 
 
 def export_nnunet(folder: Path, path: Path, request: NnUNetExport | None = None) -> Exported:
-    """Write a model that nnU-Net trained as a model file, after comparing the two on patches of smooth noise.
+    """Write a model that nnU-Net trained as a model file, after comparing the two on patches.
 
     Parameters
     ----------
@@ -74,6 +80,8 @@ def export_nnunet(folder: Path, path: Path, request: NnUNetExport | None = None)
         gate refuses.
     UsageError
         If there is no such fold, or no such orientation.
+    ScanError
+        If a scan cannot be read.
     MissingPackageError
         If dynamic-network-architectures is not installed.
     OutputError
@@ -94,7 +102,8 @@ def export_nnunet(folder: Path, path: Path, request: NnUNetExport | None = None)
             f"{folder} cannot be understood: {error!r}", "a model folder of nnU-Net v2, trained to its end"
         ) from error
     both = _Together(networks, flat=len(configuration["patch_size"]) == 2).eval()
-    return export(both, spec, path, _noise(spec), request.options)
+    samples = _patches(request.scans, spec) if request.scans else _noise(spec)
+    return export(both, spec, path, samples, request.options)
 
 
 def _origin(files: list[Path], state: Mapping[str, Any]) -> str:
@@ -338,6 +347,12 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "a model folder of nnU-Net v2") from error
     return content
+
+
+def _patches(scans: Sequence[Path], spec: ModelSpec) -> npt.NDArray[np.float32]:
+    """Return patches (n, 1, *patch) of scans, two or more."""
+    found = list(scan_patches((read_scan(scan).volume for scan in scans), spec, PATCHES))
+    return np.concatenate(found if len(found) > 1 else 2 * found)  # a small scan is a patch alone
 
 
 def _noise(spec: ModelSpec) -> npt.NDArray[np.float32]:

@@ -19,8 +19,8 @@ class ExportOptions:
     Parameters
     ----------
     weights : {"float32", "float16"}
-        Type in which the file stores weights. For float16 the gate's reference is the network with weights
-        rounded to it.
+        Type in which the file stores weights. What rounding to float16 may change has a limit of its own
+        (`exporters.parity.ROUNDING`).
     tolerance : Tolerance
         Of the gate.
     """
@@ -39,9 +39,9 @@ class Exported:
     sha256 : str
         Of the file.
     parity : Parity
-        How far ONNX Runtime and the framework were apart.
-    rounding : Parity
-        How far the stored weights' network is from the one that was given: folding and float16.
+        How far the file, run by ONNX Runtime, is from the framework's network with the weights that it holds.
+    difference : Parity
+        How far it is from the framework's network as it was trained: with weights in float32 the same.
     spec : ModelSpec
         The description in it.
     """
@@ -49,7 +49,7 @@ class Exported:
     path: Path
     sha256: str
     parity: Parity
-    rounding: Parity
+    difference: Parity
     spec: ModelSpec
 
 
@@ -87,11 +87,3 @@ def check_classes(spec: ModelSpec, logits: npt.NDArray[np.float32]) -> None:
     """
     if logits.shape[1] != len(spec.classes) + 1:
         raise ModelError(f"{logits.shape[1]} output channels", f"{len(spec.classes)} classes and background")
-
-
-def rounding_of(stored: npt.NDArray[np.float32], given: npt.NDArray[np.float32]) -> Parity:
-    """Return how far the stored weights' logits (n, classes + 1, rows, columns) are from the given ones."""
-    return Parity(
-        float(np.abs(stored - given).max() / max(float(np.abs(given).max()), 1e-6)),
-        float(np.mean(stored.argmax(1) != given.argmax(1))),
-    )

@@ -2,11 +2,12 @@
 
 Integers: static; weights have a scale an output channel (signed), activations one a tensor (unsigned: what
 processors with VNNI multiply at once), from their least and greatest values on calibration slices. Before
-that the graph is rewritten (`exporters.rewrite`); after it pixels are moved as bytes.
+that the graph is rewritten (`exporters.rewrite`); after it pixels are moved as bytes. All that is of slices:
+networks of patches have twins in 16-bit floats alone.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime import InferenceSession
+from onnx import TensorProto
+from onnxruntime import ExecutionOrder, InferenceSession, SessionOptions
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -26,11 +28,8 @@ from onnxruntime.quantization import (
 from exporters.onnx_graph import INPUT, finish, strip_labels, write
 from exporters.rewrite import Graph, moves, rewrite, unpack_weights
 from seg_core.errors import ModelError, UsageError
-from seg_core.geometry import Volume
-from seg_core.intensity import normalised_input
 from seg_core.model_spec import ModelSpec, Twin
 from seg_core.precision import twin_path
-from seg_core.prepare import plan_slices, prepare_slices
 from seg_core.runner import Runner
 
 Float32Array = npt.NDArray[np.float32]
@@ -39,10 +38,10 @@ COMPUTED = ("Conv", "Relu", "Add", "MaxPool", "Concat")
 """What is computed in integers."""
 LEAST_SLICES, SLICES = 8, 24
 """Of all scans together, and of each."""
+LEAST_PATCHES, PATCHES = 1, 8
+"""The same of a network of patches."""
 LEAST_PIXELS = 100
 """Of a class in either file's labels: of fewer its agreement is not told."""
-SEED = 700_000
-"""Of the first drawn scan; no training and no benchmark draws from here on."""
 
 
 @dataclass(frozen=True)
@@ -71,61 +70,22 @@ class ExportedTwin:
     agreement: Mapping[str, float]
 
 
-def scan_slices(volumes: Iterable[Volume], spec: ModelSpec, count: int) -> Iterator[Float32Array]:
-    """Prepare evenly spread slices of scans, as the runner does.
-
-    Parameters
-    ----------
-    volumes : iterable of Volume
-        One is in memory at a time.
-    spec : ModelSpec
-        Of the network.
-    count : int
-        Slices a scan; all where there are fewer.
-
-    Yields
-    ------
-    ndarray of float32, (1, channels, rows, columns)
-        Rows and columns may be others for each scan.
-    """
-    for volume in volumes:
-        plan = plan_slices(volume.geometry, spec)
-        array, window = normalised_input(volume.array, spec.normalisation)
-        slices = np.unique(np.linspace(0, plan.slices - 1, min(count, plan.slices)).round().astype(np.int64))
-        for number in slices:
-            yield prepare_slices(array, plan, window, number[None])
-
-
-def drawn_scans(count: int = 4) -> Iterator[Volume]:
-    """Draw scans of people whom no training and no benchmark draws.
-
-    Raises
-    ------
-    MissingPackageError
-        If the shape model is not installed (the extra ``phantom``).
-    """
-    from trainers.phantom import make_phantom
-    from trainers.synthetic import draw_phantom_config
-
-    for seed in range(SEED, SEED + count):
-        yield make_phantom(draw_phantom_config(seed)).volume
-
-
 def export_twin(
     source: Path, path: Path, slices: Sequence[Float32Array], request: TwinExport | None = None
 ) -> ExportedTwin:
     """Write a model file's twin, with its agreement in the description.
 
-    Every second slice calibrates, the others are compared: labels on the network's own pixels.
+    Of integers every second slice calibrates and the others are compared, of 16-bit floats all: labels on the
+    network's own pixels.
 
     Parameters
     ----------
     source : Path
-        A model file of a network of slices, in float32 (its weights may be stored in 16 bits).
+        A model file in float32 (its weights may be stored in 16 bits); for ``int8`` of a network of slices.
     path : Path
         The file; replaced if it is there. The runner looks for ``<name>.int8.onnx`` beside ``<name>.onnx``.
-    slices : sequence of ndarray of float32, each (1, channels, rows, columns)
-        Prepared as the network wants them; eight or more.
+    slices : sequence of ndarray of float32, each (1, channels, *space)
+        Prepared as the network wants them; eight or more slices, or patches.
     request : TwinExport, optional
 
     Raises
@@ -133,14 +93,12 @@ def export_twin(
     UsageError
         If the slices are too few, the file is the source itself, or ``keep_last`` is negative.
     ModelError
-        If the source is no model file, one of patches or a twin itself, cannot be rewritten or quantised, or
-        has values that 16 bits do not hold.
+        If the source is no model file, a twin itself or, for ``int8``, one of patches, cannot be rewritten or
+        quantised, or has values that 16 bits do not hold.
     OutputError
         If the file cannot be written.
     """
     request = request or TwinExport()
-    if len(slices) < LEAST_SLICES:
-        raise UsageError(f"{len(slices)} slices", f"{LEAST_SLICES} or more to calibrate on")
     if request.keep_last < 0:
         raise UsageError(f"{request.keep_last} last convolutions", "0 or more")
     if path.exists() and path.samefile(source):
@@ -149,15 +107,35 @@ def export_twin(
         )
     runner = Runner(source, "cpu", precision="fp32")
     spec = runner.spec
-    if spec.patch is not None or spec.twin is not None or spec.layout != "NCHW":
-        raise ModelError(f"{source.name}: a network of patches, channels last or a twin", "one of slices")
+    check_source(source.name, spec, request.precision)
+    least = LEAST_SLICES if spec.patch is None else LEAST_PATCHES
+    if len(slices) < least:
+        kind = "slices" if spec.patch is None else "patches"
+        raise UsageError(f"{len(slices)} {kind}", f"{least} or more to calibrate on and to compare")
     model = onnx.load_from_string(source.read_bytes())
-    make = _in_integers if request.precision == "int8" else _in_halves
-    bare = make(model, spec, slices[::2], request)
-    compared = slices[1::2]
+    if request.precision == "int8":
+        bare, compared = _in_integers(model, spec, slices[::2], request.keep_last), slices[1::2]
+    else:
+        bare, compared = _in_halves(model, slices), slices
     agreement = _agreement(runner, finish(bare, spec).SerializeToString(), compared)
     twin = Twin(request.precision, runner.fingerprint, agreement, len(compared))
     return ExportedTwin(path, write(finish(bare, replace(spec, twin=twin)), path), agreement)
+
+
+def check_source(name: str, spec: ModelSpec, precision: str) -> None:
+    """Refuse a model file of which there is no twin in a precision.
+
+    Raises
+    ------
+    ModelError
+        If it is a twin itself, has channels last or, for ``int8``, is of patches.
+    """
+    if spec.twin is not None or spec.layout != "NCHW":
+        raise ModelError(f"{name}: a network with channels last, or a twin", "a file as lls export makes it")
+    if spec.patch is not None and precision == "int8":
+        raise ModelError(
+            f"{name}: int8 of a network of patches", "one of slices", "make an fp16 twin, which CUDA computes"
+        )
 
 
 def _agreement(runner: Runner, twin: bytes, slices: Sequence[Float32Array]) -> dict[str, float]:
@@ -166,12 +144,18 @@ def _agreement(runner: Runner, twin: bytes, slices: Sequence[Float32Array]) -> d
     names = runner.spec.classes
     common, both = np.zeros(len(names) + 1), np.zeros(len(names) + 1)
     for image in slices:
-        size = image.shape[2], image.shape[3]
-        pair = [one.run(image, size).labels.ravel() for one in (runner, other)]
+        pair = [_labels(one, image).ravel() for one in (runner, other)]
         common += np.bincount(pair[0][pair[0] == pair[1]], minlength=len(names) + 1)
         both += sum(np.bincount(labels, minlength=len(names) + 1) for labels in pair)
     seen = (n for n in range(1, len(names) + 1) if both[n] >= 2 * LEAST_PIXELS)
     return {names[n - 1]: round(float(2 * common[n] / both[n]), 5) for n in seen}
+
+
+def _labels(runner: Runner, image: Float32Array) -> npt.NDArray[np.integer]:
+    """Return the classes (1, *space) of a slice or patch on its own pixels."""
+    if runner.spec.patch is not None:
+        return runner.logits(image).argmax(1)
+    return runner.run(image, (image.shape[2], image.shape[3])).labels
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -186,7 +170,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _in_integers(
-    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], request: TwinExport
+    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], keep_last: int
 ) -> onnx.ModelProto:
     """Return the bare graph in integers."""
     bare = rewrite(model, spec)
@@ -195,7 +179,7 @@ def _in_integers(
     bare.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     nodes = list(bare.graph.node)
     places = [n for n, node in enumerate(nodes) if node.op_type == "Conv"]
-    end = [*places, len(nodes)][-1 - min(request.keep_last, len(places))]
+    end = [*places, len(nodes)][-1 - min(keep_last, len(places))]
     left = [node.name for n, node in enumerate(nodes) if moves(node) or n >= end]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantised.onnx"
@@ -248,9 +232,7 @@ def _move_bytes(model: onnx.ModelProto) -> None:
     graph.written()
 
 
-def _in_halves(
-    model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], request: TwinExport
-) -> onnx.ModelProto:
+def _in_halves(model: onnx.ModelProto, slices: Sequence[Float32Array]) -> onnx.ModelProto:
     """Return the bare graph in 16-bit floats, with inputs and outputs in 32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
@@ -267,18 +249,34 @@ def _in_halves(
 
 def _check_halves(bare: onnx.ModelProto, slices: Sequence[Float32Array]) -> None:
     """Refuse a network with values beyond 16-bit floats; a CPU computes them in 32, and would not show it."""
-    told = onnx.ModelProto()
-    told.CopyFrom(bare)
-    names = {name for node in bare.graph.node for name in node.output} - {o.name for o in bare.graph.output}
-    told.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in sorted(names))
-    session = InferenceSession(told.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = SessionOptions()
+    options.execution_order = ExecutionOrder.PRIORITY_BASED  # extremes at once, so that tensors are let go
+    told = _with_extremes(bare).SerializeToString()
+    session = InferenceSession(told, options, providers=["CPUExecutionProvider"])
     most = float(np.finfo(np.float16).max)
     for image in slices:
-        found = session.run(None, {INPUT: image})
-        greatest = max(float(np.abs(v).max()) for v in found if v.dtype == np.float32 and v.size)
+        greatest = float(np.abs(session.run(None, {INPUT: image})).max())
         if not greatest < most:
             raise ModelError(
                 f"the network's values reach {greatest:.3g}",
                 f"below {most:g}, the greatest of 16 bits",
-                "leave it in float32, or make an int8 twin",
+                "leave it in float32; of slices there are int8 twins",
             )
+
+
+def _with_extremes(bare: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph that gives the greatest and the least of each tensor of floats that it computes."""
+    told = onnx.shape_inference.infer_shapes(bare)
+    known = (*told.graph.value_info, *told.graph.output)
+    floats = {item.name for item in known if item.type.tensor_type.elem_type == TensorProto.FLOAT}
+    nodes, ends = [], []
+    for node in told.graph.node:
+        nodes.append(node)
+        for name in floats.intersection(node.output):
+            for op in ("ReduceMax", "ReduceMin"):
+                ends.append(f"{name}.{op}")
+                nodes.append(onnx.helper.make_node(op, [name], ends[-1:], keepdims=0))
+    del told.graph.node[:], told.graph.output[:]
+    told.graph.node.extend(nodes)
+    told.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, ends))
+    return told

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from exporters.blocks import rewrite_blocks
 from exporters.onnx_graph import INPUT, LOGITS, OPSET, finish, write
-from exporters.options import Exported, ExportOptions, check_classes, check_samples, rounding_of
-from exporters.parity import check
+from exporters.options import Exported, ExportOptions, check_classes, check_samples
+from exporters.parity import Reference, Tolerance, compare, prove
 from seg_core.errors import LlsError, ModelError
 from seg_core.model_spec import ModelSpec
 from trainers.torch.from_model import CONVOLUTIONS, Norm
@@ -68,14 +69,18 @@ def export(
     options = options or ExportOptions()
     check_samples(spec, samples)
     original = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    stored = _round_weights(fold_batchnorm(original, samples), options.weights)
-    reference, rounded = _logits(original, samples), _logits(stored, samples)
-    check_classes(spec, reference)
+    reference = Reference(_logits(original, samples))
+    check_classes(spec, reference.trained)
+    stored = fold_batchnorm(original, samples)
+    if options.weights == "float16":
+        folded = _logits(stored, samples)
+        _round_weights(stored)
+        reference = replace(reference, folded=folded, rounded=_logits(stored, samples))
     bare = _graph(stored, samples)
     rewrite_blocks(bare, spec.channels)
     model = finish(bare, spec, options.weights)
-    parity = check(model, samples, rounded, options.tolerance)
-    return Exported(path, write(model, path), parity, rounding_of(rounded, reference), spec)
+    parity, difference = prove(model, samples, reference, options.tolerance)
+    return Exported(path, write(model, path), parity, difference, spec)
 
 
 def fold_batchnorm(network: torch.nn.Module, samples: npt.NDArray[np.float32]) -> torch.nn.Module:
@@ -98,19 +103,16 @@ def fold_batchnorm(network: torch.nn.Module, samples: npt.NDArray[np.float32]) -
                 setattr(module, name, fuse_conv_bn_eval(first, second))
                 setattr(module, after, torch.nn.Identity())
     folded = result.to(torch.float32)
-    wanted, found = _logits(network, samples[:1]), _logits(folded, samples[:1])
-    close = float(np.abs(wanted - found).max()) <= 1e-3 * max(float(np.abs(wanted).max()), 1e-6)
-    return folded if close else copy.deepcopy(network)
+    apart = compare(_logits(folded, samples[:1]), _logits(network, samples[:1]))
+    return folded if apart.logits <= Tolerance().logits else copy.deepcopy(network)
 
 
-def _round_weights(network: torch.nn.Module, weights: str) -> torch.nn.Module:
+@torch.no_grad()
+def _round_weights(network: torch.nn.Module) -> None:
     """Round what the file will store in 16 bit, in place: tensors of two and more axes."""
-    if weights == "float16":
-        with torch.no_grad():
-            for parameter in network.parameters():
-                if parameter.ndim >= 2:
-                    parameter.copy_(parameter.half().float())
-    return network
+    for parameter in network.parameters():
+        if parameter.ndim >= 2:
+            parameter.copy_(parameter.half().float())
 
 
 @torch.inference_mode()

@@ -6,16 +6,19 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter
 
 from cli.export import export as export_command
+from exporters import nnunet
 from exporters.nnunet import NnUNetExport, export_nnunet
-from seg_core.errors import ModelError, UsageError
+from seg_core.errors import ModelError, ScanError, UsageError
 from seg_core.geometry import Geometry, Volume
 from seg_core.metrics import evaluate
+from seg_core.nifti import read_volume
 from seg_core.runner import Runner
 from seg_core.segment import SegmentOptions, segment
 from trainers.torch.nnunet import plain_conv_unet
@@ -238,6 +241,67 @@ def test_the_file_says_what_the_plans_say(make_folder):
     assert str(folder).encode() not in path.read_bytes()
 
 
+@pytest.fixture
+def scan_file(tmp_path):
+    """A NIfTI of the scan, its axes to L, P, S."""
+    image, _ = make_scan(border=True)
+    nib.save(nib.Nifti1Image(image.T, np.diag([-1.0, -1, 2, 1])), tmp_path / "legs.nii.gz")
+    return tmp_path / "legs.nii.gz"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_gate_compares_patches_of_scans_as_the_runner_shows_them(
+    make_folder, scan_file, dims, monkeypatch
+):
+    seen, shown, gate, infer = [], [], nnunet.export, Runner.logits
+
+    def spy(network, spec, path, samples, options):
+        seen.append(samples)
+        return gate(network, spec, path, samples, options)
+
+    monkeypatch.setattr(nnunet, "export", spy)
+    folder = make_folder(dims, use_mask_for_norm=[True])
+    arguments = ["--from-nnunet", str(folder), "-o", str(folder / "x.onnx"), "--json"]
+    done = CliRunner().invoke(export_command, [*arguments, "--scan", str(scan_file)], catch_exceptions=False)
+    assert json.loads(done.stdout)["compared_on"] == "patches of scans"
+    monkeypatch.setattr(Runner, "logits", lambda self, x: shown.append(x.copy()) or infer(self, x))
+    segment(read_volume(scan_file), Runner(folder / "x.onnx", "cpu"))
+    (samples,) = seen
+    assert len(samples) == 2
+    assert all(any(np.array_equal(sample, one[0]) for one in shown) for sample in samples)
+    assert samples.std() > 0.5
+
+
+def test_a_scan_that_is_one_patch_will_do_and_without_one_noise(make_folder, tmp_path):
+    folder = make_folder()
+    small = tmp_path / "small.nii.gz"
+    nib.save(nib.Nifti1Image(make_scan()[0].T[8:20, 5:21, 3:9], np.diag([-1.0, -1, 2, 1])), small)
+    arguments = ["--from-nnunet", str(folder), "-o", str(folder / "x.onnx"), "--overwrite"]
+    for scan, words in ((["--scan", str(small)], "on patches of scans"), ([], "on drawn noise")):
+        done = CliRunner().invoke(export_command, [*arguments, *scan], catch_exceptions=False)
+        assert words in done.stdout
+    done = CliRunner().invoke(export_command, [*arguments, "--scan", str(folder / "plans.json")])
+    assert isinstance(done.exception, ScanError)
+
+
+def test_its_twin_in_16_bits(make_folder, scan_file):
+    path = make_folder() / "x.onnx"
+    export_nnunet(path.parent, path)
+    twin = path.with_name("x.fp16.onnx")
+    arguments = [str(path), "--precision", "fp16", "--scan", str(scan_file), "-o", str(twin), "--json"]
+    done = CliRunner().invoke(export_command, arguments, catch_exceptions=False)
+    agreement = json.loads(done.stdout)["agreement"]
+    assert set(agreement) == set(CLASSES)
+    assert min(agreement.values()) > 0.99
+    types = [tensor.data_type for tensor in onnx.load(twin).graph.initializer if len(tensor.dims) == 5]
+    assert set(types) == {onnx.TensorProto.FLOAT16}
+    wanted, found = (
+        segment(read_volume(scan_file), Runner(path, "cpu", precision=precision)).labels.array
+        for precision in ("fp32", "fp16")
+    )
+    assert evaluate(found, wanted, 2, 1.0).dsc.min() > 0.99
+
+
 @pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient"])
 def test_a_reader_that_turns_all_scans_to_ras_says_how_they_lie(make_folder, reader):
     pytest.importorskip("nnunetv2", reason="nnunetv2 is in the extra dev")
@@ -404,6 +468,7 @@ def test_the_command_wants_one_thing_to_export(tmp_path):
         ["RUN", "--checkpoint", "latest"],
         ["RUN", "--fold", "1"],
         ["RUN", "--keep-last", "1"],
+        ["RUN", "--scan", "SCAN"],
         ["--from-nnunet", "FOLDER", "--slices", "DATASET"],
         ["MODEL.onnx", "--precision", "int8", "--name", "legs"],
         ["MODEL.onnx", "--precision", "fp16", "--keep-last", "1"],

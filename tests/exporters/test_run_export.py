@@ -1,15 +1,18 @@
 """From a training's folder to a model file, whatever trained it."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cli.export import export as export_command
 from exporters import registry
+from exporters import torch as torch_exporter
 from exporters.options import ExportOptions
 from exporters.run import RunExport, describe, export_run, validation_slices
 from seg_core.errors import MissingPackageError, ModelError, OutputError, UsageError
@@ -78,13 +81,36 @@ def test_the_command_writes_a_model_that_runs(run, tmp_path):
     path = tmp_path / "new" / "mine.onnx"
     done = CliRunner().invoke(export_command, [str(run), "-o", str(path), "--name", "mine", "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output)["parity"]["labels"] <= 1e-4
+    said = json.loads(done.output)
+    assert said["parity"]["labels"] <= 1e-4
+    assert said["difference"] == said["parity"]
+    assert said["compared_on"] == "prepared slices"
     runner = Runner(path, "cpu")
     assert runner.spec.name == "mine"
     assert (runner.spec.channels, runner.spec.channel_fill) == (2, "neighbours")
     assert runner.spec.grid == Grid("spacing", spacing_mm=(2.0, 2.0), multiple=16)
     assert runner.spec.provenance["samples_seen"] == 2
     assert str(run.parent).encode() not in path.read_bytes()
+
+
+def test_the_command_says_how_far_the_file_is_from_what_was_trained(run, tmp_path):
+    arguments = [str(run), "--weights", "float16", "--overwrite", "-o", str(tmp_path / "x.onnx")]
+    done = CliRunner().invoke(export_command, [*arguments, "--json"], catch_exceptions=False)
+    parity, difference = (json.loads(done.stdout)[name] for name in ("parity", "difference"))
+    network, facts = torch_exporter.load(run / "best.ckpt")
+    images, _ = validation_slices(run.parent / "cache", describe(facts), 8)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(images)).numpy()
+    found = Runner(tmp_path / "x.onnx", "cpu").logits(images)
+    apart = np.abs(found - logits).max() / np.abs(logits).max()
+    assert apart == pytest.approx(difference["logits"], rel=1e-3)
+    assert parity["logits"] < 1e-5 < difference["logits"]
+    assert set(difference) == {"logits", "labels", "labelled"}
+    text = CliRunner().invoke(export_command, arguments, catch_exceptions=False).stdout
+    told = re.search(r"trained network on prepared slices: logits differ by (\S+), labels of", text)
+    rest = re.search(r"but for the rounding of weights: logits by (\S+), labels of", text)
+    assert float(told[1]) == pytest.approx(difference["logits"], rel=0.5)  # a digit is shown
+    assert float(rest[1]) == pytest.approx(parity["logits"], rel=0.5)
 
 
 def test_where_no_file_can_be_written_nothing_is_exported(run, tmp_path, monkeypatch):

@@ -1,3 +1,7 @@
+import hashlib
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -63,7 +67,7 @@ def test_the_file_computes_what_the_framework_computes(network, exported):
         same = runner.run(images, shape[2:]).labels == logits.argmax(1)
         assert same.mean() > 0.999
     assert exported.parity.logits < 1e-5
-    assert exported.rounding.logits < 1e-5
+    assert exported.difference == exported.parity
 
 
 def test_labels_come_from_upsampled_logits(network, exported):
@@ -94,10 +98,31 @@ def test_the_same_bytes_twice(network, exported, tmp_path):
     assert again.path.read_bytes() == exported.path.read_bytes()
 
 
+EXPORT = """
+import pathlib, runpy, sys
+import torch
+from exporters.torch import export
+
+torch.set_num_threads(1)
+mine, folder = runpy.run_path(sys.argv[1]), pathlib.Path(sys.argv[2])
+network = mine["Small"]().eval()
+network.load_state_dict(torch.load(folder / "weights.pt"))
+export(network, mine["SPEC"], folder / "again.onnx", mine["SAMPLES"])
+"""
+
+
+def test_the_same_bytes_in_another_process_with_another_order_of_hashes(network, exported, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    command = [sys.executable, "-c", EXPORT, __file__, str(tmp_path)]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    assert hashlib.sha256((tmp_path / "again.onnx").read_bytes()).hexdigest() == exported.sha256
+
+
 def test_float16_weights_halve_the_file_and_stay_exact(network, exported, tmp_path):
     half = export(network, SPEC, tmp_path / "half.onnx", SAMPLES, ExportOptions("float16"))
     assert half.parity.logits < 1e-5
-    assert 1e-6 < half.rounding.logits < 1e-2
+    assert 1e-6 < half.difference.logits < 1e-2
     saved = exported.path.stat().st_size - half.path.stat().st_size
     weights = sum(p.numel() for p in network.parameters() if p.ndim > 1)
     assert saved > weights  # two bytes each, less what the casts take
@@ -116,6 +141,79 @@ def test_the_gate_refuses_another_network(network, exported):
         check(model, SAMPLES, swapped, Tolerance(logits=1e9))
     with pytest.raises(ModelError, match="finite"):
         check(model, SAMPLES, logits * np.float32(np.nan), Tolerance())
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+def test_a_wrong_fold_is_refused(network, weights, tmp_path, monkeypatch):
+    def wrong(network, samples):
+        folded = fold_batchnorm(network, samples)
+        with torch.no_grad():
+            folded.conv1.bias += 0.002  # changes fewer labels than rounding may
+        return folded
+
+    monkeypatch.setattr("exporters.torch.fold_batchnorm", wrong)
+    with pytest.raises(ModelError, match="differ"):
+        export(network, SPEC, tmp_path / "x.onnx", SAMPLES, ExportOptions(weights))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Close(torch.nn.Module):
+    """Two classes whose weights are one and the same number in 16 bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Conv2d(3, 3, 1)
+        with torch.no_grad():
+            self.head.weight[:] = torch.tensor([0.1, 1.0, 1.0004])[:, None, None, None]
+            self.head.bias[:] = torch.tensor([0.0, 0.0006, 0.0])
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def test_a_network_that_16_bits_change_is_refused_in_them_alone(tmp_path):
+    close = Close().eval()
+    dark_or_bright = np.where(SAMPLES[:, :1] > 0.5, 0.8, 0.2).astype(np.float32).repeat(3, axis=1)
+    export(close, SPEC, tmp_path / "x.onnx", dark_or_bright)
+    with pytest.raises(ModelError, match=r"16 bits change .* labels [4-9]\d"):
+        export(close, SPEC, tmp_path / "half.onnx", dark_or_bright, ExportOptions("float16"))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+
+
+class Volumes(torch.nn.Module):
+    """A network of patches with what such ones are made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = torch.nn.Sequential(
+            torch.nn.Conv3d(1, 6, 3, padding=1), torch.nn.InstanceNorm3d(6, affine=True), torch.nn.LeakyReLU()
+        )
+        self.deep = torch.nn.Sequential(torch.nn.Conv3d(6, 8, 3, 2, 1), torch.nn.BatchNorm3d(8))
+        self.up = torch.nn.ConvTranspose3d(8, 6, 2, 2)
+        self.head = torch.nn.Conv3d(12, 3, 1)
+
+    def forward(self, x):
+        x = self.down(x)
+        return self.head(torch.cat([x, self.up(self.deep(x))], 1))
+
+
+def test_a_network_of_patches_with_float16_weights(tmp_path):
+    torch.manual_seed(0)
+    network = Volumes().eval()
+    spec = replace(SPEC, channels=1, patch=(4, 16, 16))
+    samples = np.random.default_rng(0).random((2, 1, *spec.patch), dtype=np.float32)
+    done = export(network, spec, tmp_path / "half.onnx", samples, ExportOptions("float16"))
+    assert done.parity.logits < 1e-5
+    assert 1e-6 < done.difference.logits < 1e-2
+    types = {t.data_type for t in onnx.load(done.path).graph.initializer if len(t.dims) == 5}
+    assert types == {onnx.TensorProto.FLOAT16}
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(samples)).numpy()
+    found = Runner(done.path, "cpu", 1).logits(samples)
+    apart = np.abs(found - logits).max() / np.abs(logits).max()
+    assert apart == pytest.approx(done.difference.logits, rel=1e-3)
+    assert len(np.unique(logits.argmax(1))) > 1
+    assert np.mean(found.argmax(1) != logits.argmax(1)) == pytest.approx(done.difference.labels, abs=1e-4)
 
 
 def test_nothing_is_written_when_the_gate_refuses(network, tmp_path):
@@ -174,6 +272,24 @@ def test_neighbours_that_are_not_used_as_such_are_not_folded():
     x = torch.from_numpy(SAMPLES)
     with torch.inference_mode():
         assert float((fold_batchnorm(odd, SAMPLES)(x) - odd(x)).abs().max()) < 1e-6
+
+
+def test_a_fold_that_is_almost_right_is_no_fold(tmp_path):
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 1)
+            self.bn = torch.nn.BatchNorm2d(3)
+            self.bn.running_mean += 0.0005
+
+        def forward(self, x):
+            return self.conv(self.bn(x))
+
+    torch.manual_seed(0)
+    odd = Odd().eval()
+    done = export(odd, SPEC, tmp_path / "odd.onnx", SAMPLES)
+    assert done.difference.logits < 1e-6
+    assert "BatchNormalization" in {node.op_type for node in onnx.load(done.path).graph.node}
 
 
 class Blocks(torch.nn.Module):
