@@ -169,14 +169,15 @@ def test_of_patches_there_is_no_twin_in_integers(patches, make_legs, tmp_path, m
     assert not (tmp_path / "t.onnx").exists()
 
 
-def test_a_network_that_halves_cannot_hold_is_refused(source, slices, tmp_path):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_network_that_halves_cannot_hold_is_refused(source, slices, tmp_path, sign):
     model = onnx.load(source)
     stem = next(node for node in model.graph.node if node.op_type == "Relu")
     taker = next(node for node in model.graph.node if stem.output[0] in node.input)
     for name, inputs in (("up", (stem.output[0], "much")), ("down", ("up", "little"))):
         model.graph.node.append(onnx.helper.make_node("Mul", inputs, [name], name=name))
     taker.input[list(taker.input).index(stem.output[0])] = "down"
-    for name, value in (("much", 1e7), ("little", 1e-7)):
+    for name, value in (("much", sign * 1e7), ("little", sign * 1e-7)):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
     nodes = list(model.graph.node)
     place = nodes.index(stem) + 1
