@@ -243,15 +243,15 @@ def train(
 def _score(trainer: tuple["MakeEngine", "TrainConfig"], result: "TrainResult", chosen_by: "Source") -> None:
     """Score the network that was kept on the whole subjects that chose it, once, and show it."""
     from trainers.dataset import is_dataset
-    from trainers.loop import SCORES
+    from trainers.loop import SCORE_TABLE
     from trainers.scores import score_best, write_scores
     from trainers.scores import table as summary_table
 
     run = result.best.parent
     if not is_dataset(chosen_by.folder):
-        click.echo(f"no {SCORES}: {chosen_by.folder} is no dataset that lls prepare made", err=True)
-    elif (run / SCORES).is_file():
-        click.echo(f"scored already: {run / SCORES}")
+        click.echo(f"no {SCORE_TABLE}: {chosen_by.folder} is no dataset that lls prepare made", err=True)
+    elif (run / SCORE_TABLE).is_file():
+        click.echo(f"scored already: {run / SCORE_TABLE}")
     else:
         scores, classes = score_best(*trainer, result.best, chosen_by), chosen_by.open().index.classes
         path = write_scores(run, classes, scores)

@@ -250,7 +250,7 @@ def _writing(run_dir: Path) -> Iterator[None]:
 
 
 BEST, LAST = "best.ckpt", "last.ckpt"
-SCORES = "scores.csv"
+SCORE_TABLE = "scores.csv"
 """What `trainers.scores.score_best` writes beside the best network; gone when there is a better one."""
 
 
@@ -359,7 +359,7 @@ class Training:
                     p.least_loss, p.least_loss_epoch = loss, p.epoch
                 if _mean(dsc) > p.best_dsc:
                     p.best_dsc, p.best_epoch = _mean(dsc), p.epoch
-                    (self.run_dir / SCORES).unlink(missing_ok=True)  # of the best network until now
+                    (self.run_dir / SCORE_TABLE).unlink(missing_ok=True)  # of the best network until now
                     self.save(BEST)
                 row = self._row(loss, dsc)
                 log.add(row)

@@ -95,8 +95,7 @@ def find_midline(volume: Volume, labels: LabelMap, side: str) -> Midline:
 def ignore_beyond(labels: LabelMap, volume: Volume, midline: Midline, side: str) -> int:
     """Make ``IGNORED``, in place, what has no label beyond the midline or just before it, but for air.
 
-    Air far from all tissue stays background there too: a network that is taught nothing of half of a slice
-    may call all of it bone.
+    Air far from all tissue stays background there too: what a network calls bone in it counts against it.
 
     Returns
     -------

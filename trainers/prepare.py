@@ -28,7 +28,7 @@ from trainers.config import IGNORED
 from trainers.dataset import FILES, INDEX, Dataset, DatasetSubject, is_dataset, open_dataset, write_index
 from trainers.masks import OVERLAP_RULES, Labelled, MaskOptions, keep_region, label_subject
 from trainers.midline import find_midline, ignore_beyond, labelled_half
-from trainers.quality import examine, write_page
+from trainers.quality import Quality, examine, write_page
 from trainers.slices import Progress, write_slices
 from trainers.subjects import NAME_THEM, Classes, SubjectInput, choose_classes, lone_letters, structure_names
 
@@ -371,25 +371,11 @@ class _Job:
         self.step()
         quality = examine(volume, labels, self._missing(labels))
         quality = replace(quality, notes=(*notes, *quality.notes))
-        rule = self.config.masks.overlap
-        words += [
-            f"{pair}: {n} voxels in both ({OVERLAP_RULES[rule]})" for pair, n in labelled.overlaps.items()
-        ]
+        rule, overlaps = self.config.masks.overlap, labelled.overlaps
+        words += [f"{pair}: {n} voxels in both ({OVERLAP_RULES[rule]})" for pair, n in overlaps.items()]
         self.step()
-        with _published(self.folder / subject.name) as made:
-            write_volume(made / "scan.nii.gz", volume)
-            write_labels(made / "mask.nii.gz", labels)
-            write_label_table(made / "mask.json", labels.labels)
-            page = [subject.name, "labels before training", *words]
-            write_page(made / "quality.png", volume, labels, quality, page)
-            numbers = quality.as_json() | {
-                "overlaps": labelled.overlaps,
-                "overlap_rule": rule,
-                "side": labelled.side,
-                "words": words,
-            }
-            (made / "quality.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-            sha256 = {file: hash_of(made / file) for file in FILES}
+        facts = {"overlaps": overlaps, "overlap_rule": rule, "side": labelled.side, "words": words}
+        sha256 = _write(self.folder / subject.name, (volume, labels), quality, facts)
         self.step()
         return DatasetSubject(
             name=subject.name,
@@ -399,7 +385,7 @@ class _Job:
             scan=_facts(scan),
             labels=labels.labels,
             side=labelled.side,
-            overlaps=labelled.overlaps,
+            overlaps=overlaps,
             ignored=int(np.count_nonzero(labels.array == IGNORED)),
             odd=quality.notes,
             hip_slice=hip,
@@ -486,6 +472,22 @@ def hash_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ScanError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _write(
+    folder: Path, labelled: tuple[Volume, LabelMap], quality: Quality, facts: dict[str, Any]
+) -> dict[str, str]:
+    """Write a subject's files, all or none; return the SHA-256 of those that training reads."""
+    volume, labels = labelled
+    with _published(folder) as made:
+        write_volume(made / "scan.nii.gz", volume)
+        write_labels(made / "mask.nii.gz", labels)
+        write_label_table(made / "mask.json", labels.labels)
+        page = [folder.name, "labels before training", *facts["words"]]
+        write_page(made / "quality.png", volume, labels, quality, page)
+        numbers = json.dumps(quality.as_json() | facts, indent=1) + "\n"
+        (made / "quality.json").write_text(numbers, encoding="utf-8")
+        return {file: hash_of(made / file) for file in FILES}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from trainers.batches3d import SubjectStack
 from trainers.cache import SliceCache, Subject
 from trainers.config import IGNORED, TrainConfig
 from trainers.curves import can_draw, draw_boxes
-from trainers.loop import SCORES, Engine, MakeEngine, PatchEngine, Source
+from trainers.loop import SCORE_TABLE, Engine, MakeEngine, PatchEngine, Source
 
 LOG = logging.getLogger(__name__)
 Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
@@ -210,8 +210,8 @@ def write_scores(folder: Path, classes: Sequence[str], scores: Mapping[str, Scor
         for subject, columns in ((subject, _columns(score)) for subject, score in scores.items())
         for number, name in enumerate(classes)
     ]
-    write_whole(folder / SCORES, _csv(single))
-    return folder / SCORES
+    write_whole(folder / SCORE_TABLE, _csv(single))
+    return folder / SCORE_TABLE
 
 
 def _columns(scores: Scores) -> dict[str, list[Any]]:

@@ -151,17 +151,32 @@ def one_bright_leg(legs):
     return Volume(image, legs[0].geometry)
 
 
-def subject_with(kind, masked, legs):
+@pytest.fixture
+def subject_with(masked, legs):
     """Make a subject of which something is odd."""
-    if kind == "the right side is doubtful":
-        return masked("ben", {"tibia": (5,), "femur": (6,)})
-    if "no other leg" in kind:
-        return masked("ben", RIGHT, one_bright_leg(legs))
-    folder = masked("ben", RIGHT)
-    (folder / "meshes").mkdir()
-    mesh = surface(legs[1], 1)
-    write_ply(folder / "meshes/right_tibia.ply", Mesh(mesh.vertices_mm, mesh.faces[5:]))
-    return folder
+
+    def make(kind):
+        if kind == "the right side is doubtful":
+            return masked("ben", {"tibia": (5,), "femur": (6,)})
+        if "no other leg" in kind:
+            return masked("ben", RIGHT, one_bright_leg(legs))
+        folder = masked("ben", RIGHT)
+        (folder / "meshes").mkdir()
+        mesh = surface(legs[1], 1)
+        write_ply(folder / "meshes/right_tibia.ply", Mesh(mesh.vertices_mm, mesh.faces[5:]))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def on_pages(monkeypatch):
+    """The lines (text, colour) that are drawn on quality pages."""
+    drawn, draw = [], quality._with_lines
+    monkeypatch.setattr(
+        quality, "_with_lines", lambda picture, lines: drawn.extend(lines) or draw(picture, lines)
+    )
+    return drawn
 
 
 @pytest.mark.parametrize(
@@ -173,20 +188,16 @@ def subject_with(kind, masked, legs):
     ],
 )
 def test_what_is_odd_is_warned_of_recorded_and_on_the_page(
-    lls, masked, tmp_path, legs, words, flags, read_json, monkeypatch
+    lls, subject_with, on_pages, tmp_path, read_json, words, flags
 ):
-    drawn, draw = [], quality._with_lines
-    monkeypatch.setattr(
-        quality, "_with_lines", lambda picture, lines: drawn.extend(lines) or draw(picture, lines)
-    )
-    ben = subject_with(words, masked, legs)
+    ben = subject_with(words)
     code, _, err = lls("prepare", ben, "-o", tmp_path / "data", "--size", 64, "-q", *flags)
     assert code == 0
     assert f"warning: ben: {words}" in err
     (stored,) = read_json(tmp_path / "data/dataset.json")["subjects"]
     for record in (stored, read_json(tmp_path / "data/ben/quality.json")):
         assert sum(words in note for note in record["odd"]) == 1
-    assert sum(text.startswith(f"odd: {words}") for text, _ in drawn) == 1
+    assert sum(text.startswith(f"odd: {words}") for text, _ in on_pages) == 1
     assert (stored["ignored"] == 0) == ("no other leg" in words)
 
 

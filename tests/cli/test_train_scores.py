@@ -10,7 +10,7 @@ from seg_core.geometry import Volume
 from seg_core.nifti import write_label_table, write_labels, write_volume
 from trainers.cache import SliceCache
 from trainers.log import read_log
-from trainers.loop import BEST, SCORES, Training
+from trainers.loop import BEST, SCORE_TABLE, Training
 
 SMALL = (
     "--validation-subject", "ben", "--device", "cpu", "--threads", 1, "--epochs", 1, "--epoch-samples", 4,
@@ -78,7 +78,7 @@ def grey_keras(name, classes, channels, weights="random"):
 
 
 def rows_of(run):
-    with (run / SCORES).open(newline="") as file:
+    with (run / SCORE_TABLE).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -103,7 +103,7 @@ def test_slices(train, data, tmp_path, trainer):
     assert header.split() == ["bone", "DSC", "volume", "error", "HD95", "mean", "distance", "subjects"]
     assert tibia.split()[:2] == ["tibia", f"{float(rows[0]['dsc']):.4f}"]
     assert mean.split()[0] == "mean"
-    assert said.startswith(str(tmp_path / "run" / SCORES))
+    assert said.startswith(str(tmp_path / "run" / SCORE_TABLE))
 
 
 def test_patches(train, data, tmp_path):
@@ -136,11 +136,11 @@ def test_once_and_anew_for_a_better_network(train, tmp_path, monkeypatch):
     code, out, _ = train("torch")
     assert (code, len(scored)) == (0, 1)
     assert "scored already" in out
-    (tmp_path / "run" / SCORES).unlink()  # as if it had been killed while it scored
+    (tmp_path / "run" / SCORE_TABLE).unlink()  # as if it had been killed while it scored
     assert train("torch")[0] == 0
     assert len(scored) == 2
     assert rows_of(tmp_path / "run") == first
-    (tmp_path / "run" / SCORES).write_text("of the first network")
+    (tmp_path / "run" / SCORE_TABLE).write_text("of the first network")
     assert train("torch", "--epochs", 2)[0] == 0
     assert len(scored) == 3
     assert rows_of(tmp_path / "run")[0]["class"] == "tibia"
@@ -152,5 +152,5 @@ def test_slices_of_no_dataset_are_not_scored(lls, data, tmp_path, monkeypatch):
     arguments = ("--validation", other, "-o", tmp_path / "run", *SMALL[2:])
     code, out, err = lls("train", data, *arguments)
     assert (code, len(out.splitlines())) == (0, 1)
-    assert f"no {SCORES}: {other} is no dataset" in err
-    assert not (tmp_path / "run" / SCORES).exists()
+    assert f"no {SCORE_TABLE}: {other} is no dataset" in err
+    assert not (tmp_path / "run" / SCORE_TABLE).exists()
