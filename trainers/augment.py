@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from seg_core.errors import UsageError
 from seg_core.kernel import kernel
+from trainers.point_spread import gaussian, spread
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
@@ -95,7 +96,7 @@ NONE = Augmentation(
 REPORT = replace(NONE, flip=0.5, rotation=1.0, rotation_degrees=15.0, unit="volume", factor=2)
 FINE = replace(
     Augmentation(),
-    blur=0.8, blur_sigma=2.0, smooth=0.3, noise=0.6, noise_sigma=0.1, bias=0.6, bias_range=1.0,
+    blur=0.7, blur_sigma=1.5, smooth=0.3, noise=0.6, noise_sigma=0.1, bias=0.6, bias_range=1.0,
     fade=0.3, fade_range=1.2,
 )  # fmt: skip
 AUGMENTATIONS = {"full": Augmentation(), "fine": FINE, "report": REPORT, "none": NONE}
@@ -252,33 +253,6 @@ def _shade(image, tone, lattice):  # type: ignore[no-untyped-def]
                 image[k, r, c] = value if gamma == 1.0 else value**gamma
 
 
-def _gaussian(sigma: float) -> npt.NDArray[np.float32]:
-    radius = int(3 * sigma + 0.5)
-    x = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (x / sigma) ** 2)
-    normed: npt.NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
-    return normed
-
-
 def _blurred(image: Images, sigma: float) -> None:
     if sigma > 0.2:
-        _blur(image, _gaussian(sigma), np.empty_like(image))
-
-
-@kernel
-def _blur(image, weights, buffer):  # type: ignore[no-untyped-def]
-    channels, rows, columns = image.shape
-    radius = len(weights) // 2
-    for k in range(channels):
-        for r in range(rows):
-            for c in range(columns):
-                total = 0.0
-                for w in range(len(weights)):
-                    total += weights[w] * image[k, r, min(max(c + w - radius, 0), columns - 1)]
-                buffer[k, r, c] = total
-        for r in range(rows):
-            for c in range(columns):
-                total = 0.0
-                for w in range(len(weights)):
-                    total += weights[w] * buffer[k, min(max(r + w - radius, 0), rows - 1), c]
-                image[k, r, c] = total
+        spread(image, gaussian(sigma))

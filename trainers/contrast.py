@@ -2,7 +2,8 @@
 
 The idea is SynthSeg's: a network that has seen bones in every contrast looks for their shape (Billot et al.,
 SynthSeg: segmentation of brain MRI scans of any contrast and resolution without retraining, Medical Image
-Analysis 2023). Shading, blur, noise and tone come after it, from `trainers.augment`.
+Analysis 2023). What is acquired of k-space blurs and ripples the slice; shading, more blur, noise and tone
+come after it, from `trainers.augment`.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from seg_core.errors import UsageError
 from seg_core.kernel import kernel
 from trainers.materials import MATERIALS, Mixtures, material_tissues
 from trainers.mr import KNOWN_LEVELS
+from trainers.point_spread import spread, truncation
 from trainers.soft_tissue import Tissue
 
 FloatArray = npt.NDArray[np.float32]
@@ -43,8 +45,8 @@ class Contrast:
     bright_cortex : float
         Share of free looks in which compact bone may be of any level (as in CT); in the others it is dark.
     attenuation : float
-        Share of free looks in which X-rays are attenuated, as in CT: soft tissues nearly alike, trabecular
-        bone a little brighter, compact bone far.
+        Share of free looks in which X-rays are attenuated, as in CT: soft tissues nearly alike, and smooth,
+        trabecular bone a little brighter, compact bone far.
     muscles, organs : float
         SD of a muscle's and of a loop of bowel's level around its tissue's, relative (log).
     texture : float
@@ -61,7 +63,13 @@ class Contrast:
         Range of the level of the brighter one of muscle and fat: the rest is cut off by the intensity window,
         as they are above 1.
     soft : tuple of float
-        The same where X-rays are attenuated: the window reaches from air to bone.
+        The same where X-rays are attenuated: the window reaches from air to bone, which may be little.
+    zero_filled : float
+        Share of looks with pixels smaller than what was acquired.
+    acquired : tuple of float
+        Range of the share of k-space, along each axis, that was acquired of these.
+    ripples : tuple of float
+        Range of `trainers.point_spread.truncation`'s ripples.
     """
 
     known: float = 0.7
@@ -70,7 +78,7 @@ class Contrast:
     spread: float = 0.2
     dark_spread: float = 0.5
     bright_cortex: float = 0.15
-    attenuation: float = 0.25
+    attenuation: float = 0.35
     muscles: float = 0.06
     organs: float = 0.35
     texture: float = 0.15
@@ -79,7 +87,10 @@ class Contrast:
     marbled: float = 0.2
     suppressed: float = 0.4
     brightest: tuple[float, float] = (0.55, 1.1)
-    soft: tuple[float, float] = (0.35, 0.7)
+    soft: tuple[float, float] = (0.35, 0.95)
+    zero_filled: float = 0.4
+    acquired: tuple[float, float] = (0.5, 0.95)
+    ripples: tuple[float, float] = (1.0, 8.0)
 
 
 _WATERY = [
@@ -201,8 +212,19 @@ def paint(mixtures: Mixtures, seeds: npt.NDArray[np.int64], contrast: Contrast |
     for slice_, seed, image in zip(mixtures, seeds, out, strict=True):
         rng = np.random.default_rng((*np.atleast_1d(seed), 2))
         levels = draw_levels(rng, contrast)
-        _paint(slice_, levels, _texture(rng, contrast), _draw_noise(rng, image.shape), image)
+        texture = _texture(rng, contrast) * _liveliness(levels)
+        _paint(slice_, levels, texture, _draw_noise(rng, image.shape), image)
+        if rng.random() < contrast.zero_filled:
+            spread(image, truncation(rng.uniform(*contrast.acquired), rng.uniform(*contrast.ripples)))
+        # The intensity window cuts off what the scanner has already blurred.
+        np.clip(np.abs(image, out=image), 0, 1, out=image)
     return out
+
+
+def _liveliness(levels: FloatArray) -> np.float32:
+    """Texture is a difference of tissues: in a look that hardly tells them apart there is as little of it."""
+    soft = np.abs(levels[[Tissue.FAT, Tissue.MUSCLE, Tissue.TENDON]])
+    return np.float32(min(2 * np.ptp(soft) / max(soft.max(), 1e-6), 1.0))
 
 
 def _texture(rng: np.random.Generator, contrast: Contrast) -> FloatArray:
@@ -252,5 +274,5 @@ def _paint(mixtures, levels, texture, noise, image):  # type: ignore[no-untyped-
                 s = np.float32((mixture >> 16) / 255)
                 streak = min(max(texture[first, 2] * patches, np.float32(0)), np.float32(1))
                 value = s * (levels[first] + streak * (fat - levels[first])) + (1 - s) * levels[second]
-                value = abs(value) * (1 + texture[first, 0] * speckle + texture[first, 1] * patches)
-                image[k, r, c] = min(max(value, np.float32(0)), np.float32(1))
+                rough = 1 + texture[first, 0] * speckle + texture[first, 1] * patches
+                image[k, r, c] = value * max(rough, np.float32(0))
