@@ -49,6 +49,11 @@ class Augmentation:
     alone : float
         Probability that neighbouring slices are hidden: each channel holds the slice itself, as where a scan
         has no other.
+    cut : float
+        Probability that the neighbours on one side are hidden so, as where a scan ends.
+    station : float
+        Probability that the neighbours on one side were scanned at another station: up to 4 pixels away, and
+        up to 1.5 times as bright or dark.
     unit : {"slice", "volume"}
         What shares a draw: each slice has its own, or all slices of a subject have one (noise differs, and
         contrast turns around each slice's mean).
@@ -80,6 +85,8 @@ class Augmentation:
     blur_sigma: float = 1.0
     smooth: float = 0.0
     alone: float = 0.05
+    cut: float = 0.0
+    station: float = 0.0
     unit: Literal["slice", "volume"] = "slice"
     factor: int = 0
 
@@ -97,7 +104,7 @@ REPORT = replace(NONE, flip=0.5, rotation=1.0, rotation_degrees=15.0, unit="volu
 FINE = replace(
     Augmentation(),
     blur=0.7, blur_sigma=1.5, smooth=0.3, noise=0.6, noise_sigma=0.1, bias=0.6, bias_range=1.0,
-    fade=0.3, fade_range=1.2,
+    fade=0.3, fade_range=1.2, cut=0.05, station=0.08,
 )  # fmt: skip
 AUGMENTATIONS = {"full": Augmentation(), "fine": FINE, "report": REPORT, "none": NONE}
 """By name: all that there is; for pixels of a millimetre, where larger ones are blurred; the report's
@@ -149,9 +156,7 @@ def augment(
     for i in range(n):
         rng = np.random.default_rng(np.atleast_1d(seeds[i]))
         matrix = _affine(rng, options, rows, columns)
-        image = images[i]
-        if options.alone and np.random.default_rng((*np.atleast_1d(seeds[i]), 3)).random() < options.alone:
-            image = np.repeat(image[len(image) // 2, None], len(image), axis=0)
+        image = _stacked(images[i], np.random.default_rng((*np.atleast_1d(seeds[i]), 3)), options)
         if np.array_equal(matrix, np.eye(2, 3)):
             new_images[i], new_labels[i] = image, labels[i]
         else:
@@ -164,6 +169,23 @@ def _draw(rng: np.random.Generator, probability: float, limit: float) -> float:
     """Return a number within the limit either way, or 0; always from two draws, so options stay apart."""
     chance, value = rng.random(2)
     return float(limit * (2 * value - 1)) if chance < probability else 0.0
+
+
+def _stacked(image: Images, rng: np.random.Generator, o: Augmentation) -> Images:
+    """Return a slice with its neighbours (channels, rows, columns) as another stack would show them."""
+    middle = len(image) // 2
+    alone, cut, station = rng.random(3) < (o.alone, o.cut, o.station)
+    side = slice(None, middle) if rng.random() < 0.5 else slice(middle + 1, None)
+    if alone:
+        return np.repeat(image[middle, None], len(image), axis=0)
+    if cut or station:
+        image = image.copy()
+    if cut:
+        image[side] = image[middle]
+    elif station:
+        moved = np.roll(image[side], tuple(rng.integers(-4, 5, 2)), (1, 2))
+        image[side] = moved * np.float32(1.5 ** rng.uniform(-1, 1))
+    return image
 
 
 def _affine(rng: np.random.Generator, o: Augmentation, rows: int, columns: int) -> npt.NDArray[np.float64]:
@@ -255,4 +277,4 @@ def _shade(image, tone, lattice):  # type: ignore[no-untyped-def]
 
 def _blurred(image: Images, sigma: float) -> None:
     if sigma > 0.2:
-        spread(image, gaussian(sigma))
+        spread(image, gaussian(sigma), gaussian(sigma))

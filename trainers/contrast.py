@@ -2,20 +2,20 @@
 
 The idea is SynthSeg's: a network that has seen bones in every contrast looks for their shape (Billot et al.,
 SynthSeg: segmentation of brain MRI scans of any contrast and resolution without retraining, Medical Image
-Analysis 2023). What is acquired of k-space blurs and ripples the slice; shading, more blur, noise and tone
-come after it, from `trainers.augment`.
+Analysis 2023). The scanner's acquisition follows (`trainers.acquisition`), then shading, noise and tone
+(`trainers.augment`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from seg_core.errors import UsageError
 from seg_core.kernel import kernel
+from trainers.acquisition import Acquisition, acquire
 from trainers.materials import MATERIALS, Mixtures, material_tissues
 from trainers.mr import KNOWN_LEVELS
-from trainers.point_spread import spread, truncation
 from trainers.soft_tissue import Tissue
 
 FloatArray = npt.NDArray[np.float32]
@@ -64,12 +64,10 @@ class Contrast:
         as they are above 1.
     soft : tuple of float
         The same where X-rays are attenuated: the window reaches from air to bone, which may be little.
-    zero_filled : float
-        Share of looks with pixels smaller than what was acquired.
-    acquired : tuple of float
-        Range of the share of k-space, along each axis, that was acquired of these.
-    ripples : tuple of float
-        Range of `trainers.point_spread.truncation`'s ripples.
+    flowing : float
+        Share of known looks in which blood has left the slice, or was dephased, before it was read.
+    acquisition : Acquisition
+        What the scanner makes of a look.
     """
 
     known: float = 0.7
@@ -88,9 +86,8 @@ class Contrast:
     suppressed: float = 0.4
     brightest: tuple[float, float] = (0.55, 1.1)
     soft: tuple[float, float] = (0.35, 0.95)
-    zero_filled: float = 0.4
-    acquired: tuple[float, float] = (0.5, 0.95)
-    ripples: tuple[float, float] = (1.0, 8.0)
+    flowing: float = 0.25
+    acquisition: Acquisition = field(default_factory=Acquisition)
 
 
 _WATERY = [
@@ -131,6 +128,8 @@ def _known(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float
     level = np.array([KNOWN_LEVELS[name][tissue] for tissue in Tissue])
     spread = np.where(level < _DARK, contrast.dark_spread, contrast.spread)
     level *= np.exp(rng.normal(0, 1, len(level)) * spread)
+    if rng.random() < contrast.flowing:
+        level[Tissue.VESSEL] *= rng.random()
     if name == "water" and rng.random() < contrast.suppressed:
         level[[Tissue.FAT, Tissue.MARROW, Tissue.RED_MARROW]] *= rng.random()
     if name == "fat" and rng.random() < contrast.suppressed:
@@ -214,10 +213,7 @@ def paint(mixtures: Mixtures, seeds: npt.NDArray[np.int64], contrast: Contrast |
         levels = draw_levels(rng, contrast)
         texture = _texture(rng, contrast) * _liveliness(levels)
         _paint(slice_, levels, texture, _draw_noise(rng, image.shape), image)
-        if rng.random() < contrast.zero_filled:
-            spread(image, truncation(rng.uniform(*contrast.acquired), rng.uniform(*contrast.ripples)))
-        # The intensity window cuts off what the scanner has already blurred.
-        np.clip(np.abs(image, out=image), 0, 1, out=image)
+        acquire(image, rng, contrast.acquisition)
     return out
 
 

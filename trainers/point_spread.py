@@ -39,37 +39,39 @@ def _normed(weights: npt.NDArray[np.float64]) -> Images:
     return normed
 
 
-def spread(image: Images, weights: Images) -> None:
-    """Convolve slices with weights along rows and columns, in place; beyond the edge its pixel goes on.
+def spread(image: Images, down: Images, across: Images) -> None:
+    """Convolve slices with weights along each axis, in place; beyond the edge its pixel goes on.
 
     Parameters
     ----------
     image : ndarray of float32, (channels, rows, columns)
-    weights : ndarray of float32, (2 n + 1,)
+    down, across : ndarray of float32, (2 n + 1,)
+        Weights from row to row, and from column to column.
     """
     for plane in image:
-        _spread(plane, weights)
+        _spread(plane, down, across)
 
 
 @kernel
-def _spread(plane, weights):  # type: ignore[no-untyped-def]
+def _spread(plane, down, across):  # type: ignore[no-untyped-def]
     """Whole rows are added to whole rows, so that the compiler takes several pixels at once."""
     rows, columns = plane.shape
-    radius = len(weights) // 2
+    radius = len(down) // 2
     buffer = np.zeros_like(plane)
     for r in range(rows):
         total = buffer[r]
-        for w in range(len(weights)):
-            weight, row = weights[w], plane[min(max(r + w - radius, 0), rows - 1)]
+        for w in range(len(down)):
+            weight, row = down[w], plane[min(max(r + w - radius, 0), rows - 1)]
             for c in range(columns):
                 total[c] += weight * row[c]
+    radius = len(across) // 2
     padded = np.empty(columns + 2 * radius, np.float32)
     for r in range(rows):
         total = plane[r]
         padded[:radius], padded[radius : radius + columns] = buffer[r, 0], buffer[r]
         padded[radius + columns :] = buffer[r, columns - 1]
         total[:] = np.float32(0)
-        for w in range(len(weights)):
-            weight = weights[w]
+        for w in range(len(across)):
+            weight = across[w]
             for c in range(columns):
                 total[c] += weight * padded[w + c]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seg_core.errors import UsageError
+from trainers.acquisition import IDEAL
 from trainers.augment import NONE
 from trainers.batches import Draw, training_batches
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
@@ -52,7 +53,7 @@ def test_a_material_knows_its_tissue():
 
 
 def test_a_slice_is_levels_times_shares():
-    plain = Contrast(texture=0.0, patches=0.0, grain=0.0, marbled=0.0, zero_filled=0.0)
+    plain = Contrast(texture=0.0, patches=0.0, grain=0.0, marbled=0.0, acquisition=IDEAL)
     mixtures = np.full((1, 1, 4, 4), Tissue.FAT | Tissue.MUSCLE << 8 | 51 << 16, np.uint32)
     image = paint(mixtures, np.array([7]), plain)
     levels = draw_levels(np.random.default_rng((7, 2)), plain)
@@ -84,7 +85,14 @@ def test_the_looks_are_as_different_as_scanners():
 
 def test_known_looks_are_those_of_the_phantom():
     still = Contrast(
-        known=1.0, opposed=0.0, spread=0.0, dark_spread=0.0, suppressed=0.0, muscles=0.0, organs=0.0
+        known=1.0,
+        opposed=0.0,
+        spread=0.0,
+        dark_spread=0.0,
+        suppressed=0.0,
+        muscles=0.0,
+        organs=0.0,
+        flowing=0.0,
     )
     found = draw_levels(np.random.default_rng(0), still)
     ratios = [
@@ -160,7 +168,7 @@ def test_muscle_of_fat_looks_may_be_as_black_as_compact_bone():
 
 def test_patches_have_several_sizes_in_every_tissue():
     flat = np.full((40, 1, 64, 64), Tissue.MUSCLE, np.uint32) | 255 << 16
-    rough = Contrast(texture=0.0, grain=0.4, marbled=0.0, muscles=0.0, zero_filled=0.0)
+    rough = Contrast(known=1.0, texture=0.0, grain=0.4, marbled=0.0, muscles=0.0, acquisition=IDEAL)
     images = paint(flat, np.arange(40)[:, None], rough)[:, 0]
     images = images[(images.std((1, 2)) > 0.02) & (images.max((1, 2)) < 1)]
     centred = images - images.mean((1, 2), keepdims=True)
@@ -170,7 +178,7 @@ def test_patches_have_several_sizes_in_every_tissue():
 
 
 def test_fat_and_water_cancel_in_opposed_phase():
-    smooth = {"texture": 0.0, "patches": 0.0, "grain": 0.0, "marbled": 0.0, "zero_filled": 0.0}
+    smooth = {"texture": 0.0, "patches": 0.0, "grain": 0.0, "marbled": 0.0, "acquisition": IDEAL}
     opposed = Contrast(known=1.0, water=0.0, opposed=1.0, suppressed=0.0, **smooth)
     shares = np.arange(0, 256, 5).astype(np.uint32)
     border = (Tissue.FAT | Tissue.MUSCLE << 8 | shares << 16)[None, None, None]
@@ -187,7 +195,7 @@ def test_fat_and_water_cancel_in_opposed_phase():
 def test_streaks_in_muscle_are_of_fat():
     muscle = np.full((40, 1, 32, 32), Tissue.MUSCLE, np.uint32) | 255 << 16
     streaks = Contrast(
-        known=1.0, opposed=0.0, texture=0.0, grain=0.0, marbled=0.4, zero_filled=0.0, brightest=(0.5, 0.5)
+        known=1.0, opposed=0.0, texture=0.0, grain=0.0, marbled=0.4, acquisition=IDEAL, brightest=(0.5, 0.5)
     )
     images = paint(muscle, np.arange(40)[:, None], streaks)[:, 0]
     pure = []
