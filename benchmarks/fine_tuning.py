@@ -43,6 +43,7 @@ COUNTS = (1, 2, 3, 5)
 SLICE_MM, WINDOW_MM = 5.0, 240.0
 TAUGHT, CHOOSING, SCORED = slice(0, 5), slice(5, 6), slice(6, 8)
 STARTS = ("bundled", "scratch")
+TEACH = "scans that teach (one more chooses the epoch)"
 _SMOKE = {"epochs": 1, "epoch_samples": 4, "batch": 2, "validation_samples": 2}
 Results = Mapping[tuple[str, int], Mapping[str, Scores]]
 
@@ -160,7 +161,7 @@ def means(scores: Mapping[str, Scores]) -> dict[str, float]:
 def table(results: Results) -> str:
     """Return the DSC by start and number of scans as Markdown, the report's beside it."""
     head = [*BONES, MEAN]
-    lines = [f"| start | scans that teach | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
+    lines = [f"| start | {TEACH} | {' | '.join(head)} |", "|---" * (len(head) + 2) + "|"]
     for (start, count), scores in results.items():
         dsc = means(scores)
         lines.append(f"| {start} | {count} | {' | '.join(f'{dsc[name]:.3f}' for name in head)} |")
@@ -183,7 +184,7 @@ def panels(results: Results) -> list[Panel]:
             PUBLISHED["4"].figures["fine-tuned", n]["dsc"].mean for n in (BONES if name == MEAN else [name])
         ]
         level = {"the report's fine-tuned, real scans": sum(known) / len(known)}
-        drawn.append(Panel(name, "labelled scans that teach", list(map(str, counts)), lines, level))
+        drawn.append(Panel(name, TEACH, list(map(str, counts)), lines, level))
     return drawn
 
 

@@ -65,6 +65,10 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
 }
 
 
+NO_VALIDATION = Path("none")
+"""What ``--validation`` is given where nothing shall be validated."""
+
+
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of how to train; `configure` takes them."""
     for name, (kind, text) in reversed(_SETTINGS.items()):
@@ -206,7 +210,10 @@ def _ready(network: "Network") -> str:
     " in brackets; those that a network has of its own go before: lls networks --json"
 )
 @click.argument("data", type=PATH)
-@click.option("--validation", type=PATH, help="Another dataset to choose by.")
+@click.option(
+    "--validation", type=PATH,
+    help="Another dataset to choose by; none: all of DATA teaches, the network of the last epoch is kept.",
+)  # fmt: skip
 @click.option(
     "--validation-subject", "chosen", multiple=True, metavar="NAME",
     help="Subject of DATA to choose by instead of learning from; may be repeated.",
@@ -222,7 +229,8 @@ def train(
     """Train a network on the dataset DATA; can be killed and called again at any time.
 
     DATA is a folder that `lls prepare` made. The network of the epoch with the best DSC on the validation
-    slices is kept; these are another dataset's, or some subjects' of DATA.
+    slices is kept; these are another dataset's, or some subjects' of DATA. Where there are too few to hold
+    one back, --validation none trains all --epochs on all of them.
     """
     from trainers.loop import train as run_training
     from trainers.registry import check_fits
@@ -236,11 +244,14 @@ def train(
     watch = _tell if progress_as == "json" else None if quiet else TrainingLine()
     with goes_on():
         result = run_training(make_engine, config, sources, output, resume, watch)
-        click.echo(f"epoch {result.best_epoch} of {result.epochs}: DSC {result.best_dsc:.4f}, {result.best}")
+        how_good = "nothing was validated" if sources[1] is None else f"DSC {result.best_dsc:.4f}"
+        click.echo(f"epoch {result.best_epoch} of {result.epochs}: {how_good}, {result.best}")
         _score((make_engine, config), result, sources[1])
 
 
-def _score(trainer: tuple["MakeEngine", "TrainConfig"], result: "TrainResult", chosen_by: "Source") -> None:
+def _score(
+    trainer: tuple["MakeEngine", "TrainConfig"], result: "TrainResult", chosen_by: "Source | None"
+) -> None:
     """Score the network that was kept on the whole subjects that chose it, once, and show it."""
     from trainers.dataset import is_dataset
     from trainers.loop import SCORE_TABLE
@@ -248,7 +259,9 @@ def _score(trainer: tuple["MakeEngine", "TrainConfig"], result: "TrainResult", c
     from trainers.scores import table as summary_table
 
     run = result.best.parent
-    if not is_dataset(chosen_by.folder):
+    if chosen_by is None:
+        click.echo(f"no {SCORE_TABLE}: nobody was held back", err=True)
+    elif not is_dataset(chosen_by.folder):
         click.echo(f"no {SCORE_TABLE}: {chosen_by.folder} is no dataset that lls prepare made", err=True)
     elif (run / SCORE_TABLE).is_file():
         click.echo(f"scored already: {run / SCORE_TABLE}")
@@ -298,15 +311,24 @@ def warn_of_other_preparation(init: str, source: "Source") -> None:
         click.echo(f"warning: {init} knows {difference}: prepare the data as it wants them", err=True)
 
 
-def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tuple[Any, Any]:
-    """Return what is learned from and what is chosen by."""
+def _sources(
+    data: Path, validation: Path | None, chosen: tuple[str, ...]
+) -> tuple["Source", "Source | None"]:
+    """Return what is learned from and what is chosen by, if anything is."""
     from seg_core.errors import UsageError
     from trainers.crossval import check_apart
     from trainers.loop import Source
     from trainers.slices import check_slices
 
     if (validation is None) == (not chosen):
-        raise UsageError("no slices to choose by, or two kinds", "--validation or --validation-subject")
+        raise UsageError(
+            "no slices to choose by, or two kinds",
+            "--validation or --validation-subject",
+            "where nobody can be held back, add --validation none",
+        )
+    if validation == NO_VALIDATION:
+        check_slices(data)
+        return Source(data), None
     if validation is not None:
         if validation.resolve() == data.resolve():
             raise UsageError(
@@ -318,6 +340,12 @@ def _sources(data: Path, validation: Path | None, chosen: tuple[str, ...]) -> tu
     else:
         everyone = [subject.name for subject in Source(data).open().index.subjects]
         rest = tuple(name for name in everyone if name not in chosen)
+        if everyone and not rest:
+            raise UsageError(
+                f"all of {', '.join(everyone)} to choose by",
+                "someone to learn from",
+                "to learn from all and choose by none: --validation none",
+            )
         sources = Source(data, rest), Source(data, chosen)
     for source in sources:
         check_slices(source.folder)

@@ -128,7 +128,7 @@ def describe(facts: Mapping[str, Any], name: str = "", data: ModelSpec | None = 
         "lls": version("lls"),
         "loss": config.get("loss", "dice_focal"),
         "samples_seen": progress["samples"] + progress.get("samples_before", 0),
-        "validation_dsc": round(float(progress["best_dsc"]), 4),
+        "validation_dsc": round(float(best), 4) if (best := progress["best_dsc"]) >= 0 else "not validated",
         "intended_use": "research; not for diagnosis",
     }
     return replace(

@@ -64,7 +64,7 @@ class TrainConfig:
         Adam's first learning rate, what it loses an epoch, and what it does not fall below.
     patience : int
         Epochs without a lower validation loss after which training stops. The network that is kept is the one
-        with the best validation DSC.
+        with the best validation DSC; where nothing is validated, the one after the last epoch.
     validation_samples : int
         Slices of the validation data, evenly spread, the same each epoch.
     window : int

@@ -53,7 +53,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     right.plot(epochs, columns["dsc"], mark + "-", color=_INK, lw=2, label="mean")
     best = int(np.argmax(columns["dsc"]))
     right.plot(epochs[best], columns["dsc"][best], "o", color=_INK)
-    right.set_title(f"best: {columns['dsc'][best]:.3f} in epoch {epochs[best]}", fontsize=9, color=_INK)
+    found = f"best: {columns['dsc'][best]:.3f} in epoch {epochs[best]}"
+    title = "nothing was validated" if np.isnan(columns["dsc"]).all() else found
+    right.set_title(title, fontsize=9, color=_INK)
     right.set_ylim(-0.02, 1.02)
     for axes, what in ((left, "loss"), (right, "DSC on validation slices")):
         _dress(axes, what)

@@ -12,26 +12,25 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.errors import LlsError, UsageError
+from seg_core.errors import UsageError
 from seg_core.metrics import dice, evaluate
 from seg_core.output import output_error, write_whole
-from trainers.batches import Batch, Draw, drawn_slices, fixed_subset, training_batches
-from trainers.batches3d import fixed_patches, patch_batches
-from trainers.cache import CacheIndex, SliceCache
+from trainers.batches import Draw, drawn_slices, fixed_subset, training_batches
+from trainers.batches3d import patch_batches
+from trainers.cache import SliceCache, Subject
 from trainers.config import IGNORED, TrainConfig
+from trainers.diverged import DivergedError as DivergedError
+from trainers.diverged import diverged
 from trainers.log import RunLog
 from trainers.model_file import samples_seen
 from trainers.start import RUN, check_goes_on, check_settings, check_trainer, lineage, run_of
+from trainers.validation import fitting, fixed_batch
 
 LOG = logging.getLogger(__name__)
 _PATIENT, _NOTHING = 3, 1e-3  # epochs after which a mean DSC below that is told of
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
-
-
-class DivergedError(LlsError):
-    """The loss is no longer a number."""
 
 
 class Engine(Protocol):
@@ -155,11 +154,11 @@ class TrainResult:
     Parameters
     ----------
     best : Path
-        Checkpoint of the best epoch.
+        Checkpoint of the best epoch; where nothing is validated, of the last one.
     best_epoch : int
         Counted from 1; 0 if none was finished.
     best_dsc : float
-        Its mean validation DSC over classes, background left out.
+        Its mean validation DSC over classes, background left out; -1 where nothing is validated.
     epochs : int
         Epochs done in all.
     """
@@ -191,12 +190,12 @@ class Progress:
 def train(
     make_engine: MakeEngine,
     config: TrainConfig,
-    data: tuple[Path | Source, Path | Source],
+    data: tuple[Path | Source, Path | Source | None],
     run_dir: Path,
     resume: bool = True,
     watch: Watch | None = None,
 ) -> TrainResult:
-    """Train, keeping the network with the best validation DSC.
+    """Train, keeping the network with the best validation DSC, or the last one where there is none to have.
 
     Parameters
     ----------
@@ -207,7 +206,8 @@ def train(
     data : tuple of Source or Path
         Slices for training and for validation, with the same classes; a path stands for all subjects of the
         cache there. The first may grow meanwhile: each epoch draws from what is there when it begins. Of the
-        second, what is there at the very start is used throughout.
+        second, what is there at the very start is used throughout. None in its place: nothing is validated,
+        all epochs are trained whatever the patience, and the network after the last one is kept.
     run_dir : Path
         Gets ``last.ckpt``, ``best.ckpt``, ``run.json`` (what is trained on what), ``log.csv``; ``curves.png``
         and ``tensorboard/`` where matplotlib and tensorboard are installed.
@@ -225,7 +225,9 @@ def train(
     OutputError
         If the run cannot be written, e.g. on a full disk; earlier checkpoints stay.
     """
-    first, second = (Source(part) if isinstance(part, Path) else part for part in data)
+    train_data, validation = data
+    first = Source(train_data) if isinstance(train_data, Path) else train_data
+    second = Source(validation) if isinstance(validation, Path) else validation
     with _writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     goes_on = (run_dir / LAST).exists()
@@ -258,18 +260,17 @@ class Training:
     """A training on its way."""
 
     def __init__(
-        self, make_engine: MakeEngine, config: TrainConfig, data: tuple[Source, Source], run_dir: Path
+        self, make_engine: MakeEngine, config: TrainConfig, data: tuple[Source, Source | None], run_dir: Path
     ) -> None:
         self.config, self.train_data, self.run_dir = config, data[0], run_dir
-        self.validation = data[1].open()
-        self.index = _fitting(data[0].open(), self.validation)
+        self.validation = None if data[1] is None else data[1].open()
+        self.index = fitting(data[0].open(), self.validation)
         if config.favour not in ("", *self.index.classes):
             raise UsageError(f"{config.favour!r} favoured", f"one of {', '.join(self.index.classes)}")
         check_trainer(config.init, config.trainer)
         self.engine = make_engine(config, self.index.classes)
-        self.progress = Progress(
-            validation_slices=len(self.validation), samples_before=samples_seen(config.init)
-        )
+        slices = 0 if self.validation is None else len(self.validation)
+        self.progress = Progress(validation_slices=slices, samples_before=samples_seen(config.init))
 
     def restore(self) -> None:
         """Go on from the last checkpoint."""
@@ -304,6 +305,8 @@ class Training:
             for name, key in began.get("prepared", {}).items()
             if prepared.get(name, key) != key
         ]
+        if bool(facts["progress"]["validation_slices"]) != (self.validation is not None):
+            other.append("validation")  # with none the last epoch is kept, else the best
         if other or lost:
             raise UsageError(
                 f"data of other {', '.join(other)}" if other else f"data without {', '.join(lost)}",
@@ -313,15 +316,20 @@ class Training:
 
     def _prepared(self) -> dict[str, list[Any]]:
         """Return what tells a subject's slices from later ones: the hash of their sources, and how many."""
-        subjects = [s for index in (self.index, self.validation.index) for s in index.subjects]
-        return {s.name: [s.extra.get("key"), s.stop - s.start] for s in subjects}
+        return {s.name: [s.extra.get("key"), s.stop - s.start] for part in self._parts() for s in part}
 
     def _subjects(self) -> list[list[str]]:
-        return [[s.name for s in index.subjects] for index in (self.index, self.validation.index)]
+        return [[s.name for s in part] for part in self._parts()]
+
+    def _parts(self) -> tuple[tuple[Subject, ...], tuple[Subject, ...]]:
+        """Return who teaches, and who chooses."""
+        return self.index.subjects, () if self.validation is None else self.validation.index.subjects
 
     def describe(self) -> None:
         """Write what can be known of the run without its framework."""
-        data = [str(source.folder.resolve()) for source in (self.train_data.open(), self.validation)]
+        taught = self.train_data.open()
+        shown = taught if self.validation is None else self.validation  # to compare an exported file on
+        data = [str(cache.folder.resolve()) for cache in (taught, shown)]
         known = {"data": data, "subjects": self._subjects(), "prepared": self._prepared()}
         known["before"] = self._before()
         write_whole(self.run_dir / RUN, json.dumps(known | self._facts(), indent=1))
@@ -348,6 +356,8 @@ class Training:
         """Train until the epochs or the patience end."""
         p = self.progress
         log, clock = RunLog(self.run_dir, p.epoch), _Clock(self.config, p)
+        if self.validation is None:
+            LOG.info("nothing is validated: the network after epoch %d is kept", self.config.epochs)
         try:
             while not self.is_over:
                 for tick in self._epoch(clock):
@@ -355,22 +365,31 @@ class Training:
                         watch(tick)
                 loss, dsc = self.validate()
                 p.epoch += 1
-                if loss < p.least_loss:
-                    p.least_loss, p.least_loss_epoch = loss, p.epoch
-                if _mean(dsc) > p.best_dsc:
-                    p.best_dsc, p.best_epoch = _mean(dsc), p.epoch
-                    (self.run_dir / SCORE_TABLE).unlink(missing_ok=True)  # of the best network until now
-                    self.save(BEST)
+                self._keep(loss, dsc)
                 row = self._row(loss, dsc)
                 log.add(row)
                 LOG.info(" ".join(f"{k}={v}" for k, v in row.items()))
-                if p.epoch == _PATIENT and p.best_dsc < _NOTHING:
+                if p.epoch == _PATIENT and 0 <= p.best_dsc < _NOTHING:
                     LOG.warning("nothing but background so far: try a smaller --lr, or another --loss")
                 p.batch, p.loss_sum, p.seconds, p.slices = 0, 0.0, 0.0, 0
                 self.save(LAST)
         finally:
             log.close()
         return TrainResult(self.run_dir / BEST, p.best_epoch, p.best_dsc, p.epoch)
+
+    def _keep(self, loss: float, dsc: npt.NDArray[np.float64]) -> None:
+        """Write the network if it is the best until now; where nothing is validated the last one is."""
+        p = self.progress
+        if self.validation is None:
+            p.least_loss_epoch = p.best_epoch = p.epoch
+        else:
+            if loss < p.least_loss:
+                p.least_loss, p.least_loss_epoch = loss, p.epoch
+            if _mean(dsc) > p.best_dsc:
+                p.best_dsc, p.best_epoch = _mean(dsc), p.epoch
+        if p.best_epoch == p.epoch:
+            (self.run_dir / SCORE_TABLE).unlink(missing_ok=True)  # of the best network until now
+            self.save(BEST)
 
     def _epoch(self, clock: "_Clock") -> Iterator[Tick]:
         """Train from where the epoch stands to its end."""
@@ -392,7 +411,7 @@ class Training:
             if not np.isfinite(loss):
                 chosen = drawn_slices(draw, p.batch, cache)
                 found = f"a loss of {loss} in epoch {p.epoch + 1}, batch {p.batch + 1}"
-                raise _diverged(found, (cache.index, chosen), (images, labels))
+                raise diverged(found, (cache.index, chosen), (images, labels))
             p.loss_sum += loss
             p.batch += 1
             p.samples += config.batch
@@ -406,13 +425,15 @@ class Training:
     def validate(self) -> tuple[float, npt.NDArray[np.float64]]:
         """Return the mean loss and the DSC of each class (classes,), counted over all slices together.
 
-        A class that is neither there nor found has NaN.
+        A class that is neither there nor found has NaN; all have, and the loss, where nothing is validated.
 
         Raises
         ------
         DivergedError
             If a loss is NaN or infinite.
         """
+        if self.validation is None:
+            return np.nan, np.full(len(self.index.classes), np.nan)
         subset = fixed_subset(self.progress.validation_slices, self.config.validation_samples)
         counts, losses = np.zeros((3, len(self.index.classes)), np.int64), 0.0
         for start in range(0, len(subset), self.config.batch):
@@ -421,7 +442,7 @@ class Training:
             loss, found = self.engine.evaluate(images, labels)
             if not np.isfinite(loss):
                 said = f"a validation loss of {loss} after epoch {self.progress.epoch + 1}"
-                raise _diverged(said, (self.validation.index, chosen), (images, labels))
+                raise diverged(said, (self.validation.index, chosen), (images, labels))
             losses += loss * len(images)
             known = labels != IGNORED
             scores = evaluate(found * known, labels * known, len(self.index.classes), 1.0)
@@ -436,18 +457,11 @@ class Training:
             "slices": p.slices,
             "train_loss": round(p.loss_sum / max(p.batch, 1), 5),
             "validation_loss": round(loss, 5),
-            "dsc": round(_mean(dsc), 5),
+            "dsc": round(_mean(dsc), 5) if self.validation is not None else np.nan,
             **{f"dsc_{name}": round(float(d), 5) for name, d in zip(self.index.classes, dsc, strict=True)},
             "lr": float(f"{self.config.learning_rate(p.epoch - 1):.6g}"),
             "seconds": round(p.seconds, 1),
         }
-
-
-def fixed_batch(cache: SliceCache, slices: npt.NDArray[np.int64], config: TrainConfig) -> Batch:
-    """Return some slices (n,), or a patch around each, as a network with this configuration takes them."""
-    if config.patches:
-        return fixed_patches(cache, slices, config.patches)
-    return cache.batch(slices, config.around)
 
 
 def _mean(dsc: npt.NDArray[np.float64]) -> float:
@@ -472,53 +486,3 @@ class _Clock:
         pace = (time.monotonic() - self.begun) / (done - self.first)
         left = pace * (self.epochs * self.batches - done)
         return Tick(p.epoch + 1, self.epochs, p.batch, self.batches, p.loss_sum / p.batch, left)
-
-
-def describe_slices(index: CacheIndex, slices: npt.NDArray[np.int64]) -> str:
-    """Return ``subject: slice, slice; subject: ...``, slices counted from 0 in each subject."""
-    parts = []
-    for subject in index.subjects:
-        own = np.unique(slices[(slices >= subject.start) & (slices < subject.stop)]) - subject.start
-        if own.size:
-            parts.append(f"{subject.name}: {', '.join(map(str, own))}")
-    return "; ".join(parts)
-
-
-def _diverged(
-    found: str, place: tuple[CacheIndex, npt.NDArray[np.int64]], batch: tuple[Images, Labels]
-) -> DivergedError:
-    """Say what to look at."""
-    (index, slices), (images, labels) = place, batch
-    finite = np.isfinite(images)
-    low, high = np.min(images, initial=np.inf, where=finite), np.max(images, initial=-np.inf, where=finite)
-    broken = describe_slices(index, slices[~finite.all(axis=tuple(range(1, finite.ndim)))])
-    return DivergedError(
-        f"{found}: slices {describe_slices(index, slices)};"
-        f" intensities from {low:.4g} to {high:.4g}, not all of them numbers in {broken or 'none'};"
-        f" labels {', '.join(map(str, np.unique(labels)))}",
-        "intensities in 0 to 1",
-        "look at these slices; if they are in order, lower the learning rate and resume",
-    )
-
-
-def _fitting(training: SliceCache, validation: SliceCache) -> CacheIndex:
-    """Return the training data's index where the two fit and can teach."""
-    index, other = training.index, validation.index
-    if (index.shape, index.classes) != (other.shape, other.classes):
-        raise UsageError("training and validation slices of another size or with other classes", "the same")
-    specs = [cache.meta.get("spec") for cache in (index, other)]
-    if None not in specs:
-        ways = [name for name in ("grid", "normalisation", "orientation") if specs[0][name] != specs[1][name]]
-        if ways:
-            raise UsageError(
-                f"training and validation slices prepared with another {' and '.join(ways)}",
-                "the same",
-                "prepare one of them anew",
-            )
-    if not len(training) or not len(validation):
-        raise UsageError(f"{len(training)} training and {len(validation)} validation slices", "some of each")
-    for cache, use in ((training, "learn from"), (validation, "choose by")):
-        if not cache.has_labels():
-            names = ", ".join(subject.name for subject in cache.index.subjects)
-            raise UsageError(f"no label in any slice to {use}: {names}", "labels; see quality.png of each")
-    return index

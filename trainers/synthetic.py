@@ -9,7 +9,7 @@ air above a hand takes it for bone.
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,8 @@ def spec_of(size: int) -> ModelSpec:
 STATURES_CM = (108.0, 178.0)
 """Range of statures, where nothing else is said."""
 
-JOINTS, PLANE_MM = 0.75, 2.0
-"""Share of people whose joints are drawn; thickness of the planes that make a slice."""
+JOINTS, THIN, PLANE_MM = 0.75, 0.15, 2.0
+"""Share of people whose joints are drawn, of scans with slices below 3 mm; thickness of a slice's planes."""
 
 
 def draw_phantom_config(
@@ -61,8 +61,10 @@ def draw_phantom_config(
         contrast="in_phase" if rng.random() < 0.08 else "water",
         bare_shin=float(rng.uniform(0.5, 1.2)) if rng.random() < 0.75 else 0.0,
     )
-    planes = max(round(drawn.slice_mm / PLANE_MM), 2)
-    return replace(drawn, joints=bool(rng.random() < JOINTS), planes=planes)
+    joints, thin = rng.random(2) < (JOINTS, THIN)
+    slice_mm = float(rng.uniform(1.0, 3.0)) if thin else drawn.slice_mm
+    planes = max(round(slice_mm / PLANE_MM), 2)
+    return replace(drawn, joints=bool(joints), slice_mm=slice_mm, planes=planes)
 
 
 def training_slices(
@@ -148,7 +150,7 @@ def main() -> None:
                 continue
             images, labels = make(config, size, arguments.threads)
             spacing = (*spacing_mm, config.slice_mm)
-            writer.append(str(seed), images, labels, spacing, {"subject": config.subject})
+            writer.append(str(seed), images, labels, spacing, asdict(config))
             print(f"{seed}: {len(images)} slices", flush=True)
 
 

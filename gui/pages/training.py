@@ -125,6 +125,8 @@ def _best(run: Path) -> str:
     rows = read_log(run / "log.csv")
     if not rows:
         return "No epoch was finished"
+    if math.isnan(rows[-1]["dsc"]):
+        return f"Nothing was validated; epoch {rows[-1]['epoch']:.0f} is kept"
     best = max(rows, key=lambda row: row["dsc"])
     return f"Best: DSC {best['dsc']:.3f} in epoch {best['epoch']:.0f} of {rows[-1]['epoch']:.0f}"
 

@@ -99,6 +99,7 @@ def test_a_table_and_its_curves():
     assert means(scores) == pytest.approx(dict.fromkeys([*BONES, "mean"], (1 + 2 / 3) / 2))
     results = {("bundled", 0): {"b": scores["b"]}, ("bundled", 3): scores, ("scratch", 3): {"b": scores["b"]}}
     lines = table(results).splitlines()
+    assert lines[0].startswith("| start | scans that teach (one more chooses the epoch) | tibia |")
     assert lines[2] == "| bundled | 0 | 0.667 | 0.667 | 0.667 | 0.667 | 0.667 |"
     assert lines[-1] == "| the report's, real scans: fine-tuned | 3 | 0.93 | 0.95 | 0.87 | 0.81 | 0.89 |"
     first = panels(results)[0]

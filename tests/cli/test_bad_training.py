@@ -31,8 +31,9 @@ def data(tmp_path):
     ("arguments", "code", "text"),
     [
         (("--validation-subject", "carl"), 2, "carl"),
-        (("--validation-subject", "anna", "--validation-subject", "ben"), 2, "no slices of"),
-        ((), 2, "choose by"),
+        (("--validation-subject", "anna", "--validation-subject", "ben"), 2, "by none: --validation none"),
+        ((), 2, "add --validation none"),
+        (("--validation", "none", "--validation-subject", "anna"), 2, "two kinds"),
         (("--validation-subject", "anna", "--trainer", "jax"), 2, "trainer 'jax'"),
         (("--validation-subject", "anna", "--network", "unet-resnet35"), 2, "unet-resnet34"),
         (("--validation-subject", "anna", "--loss", "hinge"), 2, "dice_focal"),

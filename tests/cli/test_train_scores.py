@@ -106,6 +106,24 @@ def test_slices(train, data, tmp_path, trainer):
     assert said.startswith(str(tmp_path / "run" / SCORE_TABLE))
 
 
+@pytest.mark.parametrize("trainer", ["torch", "keras"])
+def test_nobody_is_held_back(lls, data, tmp_path, monkeypatch, trainer):
+    monkeypatch.setattr("trainers.log.can_draw", lambda: False)
+    network = grey_keras if trainer == "keras" else grey_torch
+    monkeypatch.setattr(f"trainers.{trainer}.engine.build_network", network)
+    arguments = ("--validation", "none", "-o", tmp_path / "run", "--trainer", trainer, *SMALL[2:])
+    code, out, err = lls("train", data, *arguments, "--epochs", 2, "--patience", 1)
+    assert code == 0, err
+    assert out == f"epoch 2 of 2: nothing was validated, {tmp_path / 'run' / BEST}\n"
+    assert f"no {SCORE_TABLE}: nobody was held back" in err
+    assert not (tmp_path / "run" / SCORE_TABLE).exists()
+    rows = read_log(tmp_path / "run" / "log.csv")
+    assert [(row["epoch"], row["slices"], row["dsc"]) for row in rows] == [
+        ("1", "80", "nan"),
+        ("2", "80", "nan"),
+    ]
+
+
 def test_patches(train, data, tmp_path):
     import torch
 

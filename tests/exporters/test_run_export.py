@@ -220,6 +220,15 @@ def test_neighbours_and_repeated_channels(tmp_path):
     assert np.array_equal(around[1, 2], repeated[2, 0])
 
 
+def test_a_training_without_validation(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "build_network", small)
+    cache = make_cache(tmp_path / "cache", {"spec": json.loads(DATA.to_json())})
+    run_training(make_engine, CONFIG, (cache, None), tmp_path / "run")
+    done = export_run(tmp_path / "run", tmp_path / "x.onnx")  # compared on slices that taught
+    assert done.parity.logits < 1e-4
+    assert Runner(tmp_path / "x.onnx", "cpu").spec.provenance["samples_seen"] == 2
+
+
 def test_what_cannot_be_exported(run, tmp_path, monkeypatch):
     path = tmp_path / "x.onnx"
     with pytest.raises(ModelError, match="how they were prepared"):

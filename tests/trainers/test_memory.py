@@ -17,7 +17,8 @@ from trainers.augment import AUGMENTATIONS
 from trainers.batches import Draw, training_batches
 from trainers.batches3d import patch_batches
 from trainers.config import Around, Patches, TrainConfig
-from trainers.loop import Source, fixed_batch
+from trainers.loop import Source
+from trainers.validation import fixed_batch
 import numpy as np
 
 def peak():

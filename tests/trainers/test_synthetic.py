@@ -66,6 +66,23 @@ def test_training_never_meets_the_subjects_of_the_test() -> None:
     assert len(tests) == 18
 
 
+def test_a_cache_says_who_was_drawn(tmp_path, monkeypatch) -> None:
+    from trainers import synthetic
+    from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
+
+    images, labels = np.zeros((2, 256, 256), np.float32), np.ones((2, 256, 256), np.uint8)
+    with SliceCacheWriter(tmp_path, CacheIndex((256, 256), BONES)) as writer:  # as it was written before
+        writer.append("7", images, labels, (1.875, 1.875, 4.0), {"subject": None})
+    monkeypatch.setattr(synthetic, "training_slices", lambda *arguments: (images, labels))
+    asked = ["--people", "2", "--first-seed", "7", "--stature", "150", "152"]
+    monkeypatch.setattr("sys.argv", ["synthetic", "--out", str(tmp_path), *asked])
+    synthetic.main()
+    old, new = SliceCache(tmp_path).index.subjects
+    assert (old.name, old.extra) == ("7", {"subject": None})
+    assert PhantomConfig(**new.extra) == draw_phantom_config(8, (), (150.0, 152.0))
+    assert 150 <= new.extra["stature_cm"] <= 152
+
+
 def test_a_bare_shin_lies_under_the_skin() -> None:
     covers = []
     for bare in (0.0, 1.0):
