@@ -9,6 +9,7 @@ one leg, a joint alone, slices 2 to 10 mm thick. Whatever a check says there is 
 That no bone lies wholly in view is said where it is so, and counts as an alarm only where it is not so.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command import parser_of, write_figures
+from benchmarks.command import command, parser_of, write_figures
 from seg_core.geometry import LabelMap
 from seg_core.labels import BONES, SIDES
 from seg_core.plausibility import LENGTH_RATIOS, OVERLAP_MM, check_plausibility
@@ -152,6 +153,7 @@ def table(figures: Figures) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure people and count false alarms; return 1 if there is one."""
     parser = parser_of(__doc__)
@@ -176,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

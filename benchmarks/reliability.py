@@ -7,7 +7,11 @@
 are called a bone, how many are that bone, whatever the side, by confidence. The expected calibration error is
 the mean distance of the two over ten bins of equal width, weighed by voxels (Naeini et al., AAAI 2015).
 `fit` finds the temperature that makes a training's validation slices most likely, over pixels that the
-network calls bone (Guo et al., ICML 2017), and writes the model file with it; labels stay as they are.
+network calls bone (Guo et al., ICML 2017), and writes the model file with it; labels stay as they are. The
+slices are changed as those of a training by ``AUGMENTATION``, the same every time: on slices without blur,
+shading and noise the network is right more often than on scans, and the temperature comes out too low. The
+file itself is fitted, in float32; its twins in fewer bits are of the earlier file and are left alone
+henceforth: make them again (``lls export FILE --precision int8``).
 """
 
 import argparse
@@ -31,10 +35,14 @@ from seg_core.nifti import read_labels
 from seg_core.runner import Runner, model_path
 from seg_core.scan import read_scan
 from seg_core.segment import SegmentOptions, segment
+from trainers.augment import AUGMENTATIONS, augment
+from trainers.batches import columns
 from trainers.curves import draw_reliability
 
 BINS = 10
 BATCH = 4
+AUGMENTATION, SEED = AUGMENTATIONS["fine"], 0
+TWINS = "then make its twins again with lls export --precision"
 TEMPERATURES = (0.1, 20.0)
 Counts = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float64]
@@ -142,15 +150,19 @@ def fit_temperature(logits: Array, truth: npt.NDArray[np.int64]) -> Fit:
 
 
 def called_bone(runner: Runner, validation: Path, slices: int) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Return logits (n, classes + 1) and true classes (n,) of pixels that the network calls bone."""
+    """Return logits (n, classes + 1) and true classes (n,) of changed slices' pixels that are called bone."""
     from exporters.run import validation_slices
 
     images, labels = validation_slices(validation, runner.spec, slices)
+    seeds = columns(SEED, np.arange(len(images)))
+    # Channels that repeat a slice have one noise, as in training.
+    distinct = 1 if runner.spec.channel_fill == "repeat" else runner.spec.channels
     found: list[Array] = []
     truth: list[npt.NDArray[np.int64]] = []
     for start in range(0, len(images), BATCH):
-        logits = np.moveaxis(runner.logits(images[start : start + BATCH]), 1, 3)
-        true = labels[start : start + BATCH]
+        own = slice(start, start + BATCH)
+        seen, true = augment(images[own, :distinct], labels[own], seeds[own], AUGMENTATION)
+        logits = np.moveaxis(runner.logits(seen.repeat(runner.spec.channels // distinct, axis=1)), 1, 3)
         kept = (logits.argmax(axis=3) > 0) & (true != IGNORED)
         found.append(logits[kept].astype(np.float64))
         truth.append(true[kept].astype(np.int64))
@@ -170,7 +182,7 @@ def scan_counts(runner: Runner, folder: Path) -> Counts:
 
 def curve(chosen: argparse.Namespace) -> None:
     """Segment the scans, print the table, draw the picture, write the counts."""
-    runner = Runner(chosen.model)
+    runner = Runner(chosen.model, precision=chosen.precision)
     counts = np.zeros((len(runner.spec.classes), 256, 2), np.int64)
     with tempfile.TemporaryDirectory() as temporary:
         for look in chosen.look or LOOKS:
@@ -181,7 +193,8 @@ def curve(chosen: argparse.Namespace) -> None:
                 never_seen.make(config, LOOKS[look], folder)
                 counts += scan_counts(runner, folder)
     bones = dict(zip(runner.spec.classes, counts, strict=True)) | {"any": counts.sum(axis=0)}
-    print(f"model {runner.spec.name}, temperature {runner.spec.temperature:g}\n\n{table(bones)}")
+    model = f"model {runner.spec.name} in {runner.precision}, temperature {runner.spec.temperature:g}"
+    print(f"{model}\n\n{table(bones)}")
     curves = {name: reliability(own) for name, own in bones.items() if own.any()}
     if chosen.picture:
         draw_reliability(curves, chosen.picture)
@@ -191,7 +204,9 @@ def curve(chosen: argparse.Namespace) -> None:
 def fit(chosen: argparse.Namespace) -> None:
     """Fit the temperature, say what it brings, and write the model with it."""
     path = model_path(chosen.model)
-    found = fit_temperature(*called_bone(Runner(path), chosen.validation, chosen.slices))
+    # A twin computes other logits, and it is the file that gets the temperature.
+    runner = Runner(path, precision="fp32")
+    found = fit_temperature(*called_bone(runner, chosen.validation, chosen.slices))
     print(
         f"temperature {found.temperature:g}: the truth's mean -log probability over pixels that are called "
         f"bone falls from {found.before:.4f} to {found.after:.4f}"
@@ -202,7 +217,7 @@ def fit(chosen: argparse.Namespace) -> None:
         from exporters.onnx_graph import with_temperature, write
 
         digest = write(with_temperature(onnx.load(path), found.temperature), chosen.out)
-        print(f"{chosen.out}: sha256 {digest}")
+        print(f"{chosen.out}: sha256 {digest}; {TWINS}")
 
 
 @command
@@ -213,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one = commands.add_parser("curve", help="how often confidence is right")
     one.add_argument("--look", choices=LOOKS, action="append", help="only this one; may be repeated")
     one.add_argument("--people", type=int, help="only so many scans a look")
+    one.add_argument("--precision", default="auto", help="auto, fp32, fp16 or int8")
     one.add_argument("--scans", type=Path, help="keep the scans here")
     one.add_argument("--picture", type=Path, help="draw the curves here")
     one.add_argument("--json", type=Path, help="write the curves here")
@@ -220,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     other = commands.add_parser("fit", help="find the temperature")
     other.add_argument("--validation", type=Path, required=True, help="a cache of slices")
     other.add_argument("--slices", type=int, default=200, help="how many of them, evenly spread")
-    other.add_argument("--out", type=Path, help="write the model with its temperature here")
+    other.add_argument("--out", type=Path, help=f"write the model with its temperature here; {TWINS}")
     other.set_defaults(run=fit)
     for each in (one, other):
         each.add_argument("--model", default="default")

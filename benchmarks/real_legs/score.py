@@ -28,7 +28,8 @@ class BoneScore:
     dsc : float
         Over all outlined slices; 0 where nothing was found.
     hd95_mm : float
-        In the plane of each slice, mean over those in which it was found; NaN where it never was.
+        In the plane of each slice, mean over those in which it was found and both edges are seen; NaN where
+        there is none.
     missed : int
         Slices in which it was outlined and not found.
     volume_error_cm3 : float
@@ -94,12 +95,14 @@ def _measures(
     true: Mask = outlined & known
     counts = (np.array([np.count_nonzero(m)]) for m in (predicted, true, predicted & true))
     there = np.flatnonzero(outlined.any(axis=(0, 1)))
-    distances = np.array([_hd95(predicted[..., n], true[..., n], geometry.voxel_sizes) for n in there])
+    rims = ([_rim(mask[..., n], known[..., n]) for mask in masks] for n in there)
+    distances = np.array([_hd95(p, t, geometry.voxel_sizes) for p, t in rims])
     found = np.any(predicted & true, axis=(0, 1))[there]
+    seen = distances[found & np.isfinite(distances)]
     return (
         len(there),
         float(dice(*counts)[0]),
-        float(distances[found].mean()) if found.any() else float("nan"),
+        float(seen.mean()) if len(seen) else float("nan"),
         int(np.count_nonzero(~found)),
         float((np.count_nonzero(predicted) - np.count_nonzero(true)) * geometry.voxel_volume / 1000),
         float(np.count_nonzero(true) * geometry.voxel_volume / 1000),
@@ -107,17 +110,19 @@ def _measures(
     )
 
 
-def _hd95(predicted: Mask, true: Mask, sizes_mm: tuple[float, float, float]) -> float:
-    """HD95 between the borders of two masks (i, j) of a slice, in the plane; NaN if one is empty."""
-    p, t = (_rim(mask)[..., None] for mask in (predicted, true))
-    return float(surface_distances(p, t, 1, sizes_mm).hd95_mm[0])
+def _hd95(predicted: Labels, true: Labels, sizes_mm: tuple[float, float, float]) -> float:
+    """HD95 between two rims (i, j) of a slice, in the plane; NaN if one is empty."""
+    return float(surface_distances(predicted[..., None], true[..., None], 1, sizes_mm).hd95_mm[0])
 
 
-def _rim(mask: Mask) -> Labels:
-    """Return the pixels of a mask that have one of their four neighbours outside it."""
-    wide = np.pad(mask, 1)
-    inner = wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
-    return (mask & ~inner).astype(np.uint8)
+def _rim(mask: Mask, known: Mask) -> Labels:
+    """Return the known pixels of a mask (i, j) that have a known one of their four neighbours outside it.
+
+    Where doubt cuts through a bone there is no edge: it would be the same in whatever was found.
+    """
+    outside = np.pad(~mask & known, 1, constant_values=True)
+    beside = outside[:-2, 1:-1] | outside[2:, 1:-1] | outside[1:-1, :-2] | outside[1:-1, 2:]
+    return (mask & known & beside).astype(np.uint8)
 
 
 def table(scores: Sequence[BoneScore]) -> str:

@@ -1,5 +1,7 @@
+import hashlib
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +14,10 @@ from benchmarks.looks import LOOKS, _Acquisition, keep_scan, scan_person, signal
 from benchmarks.report import populations
 from seg_core.dicom import find_series
 from seg_core.errors import UsageError
+from seg_core.geometry import Volume
 from seg_core.labels import BONES
+from seg_core.nifti import write_labels
+from trainers.dicom_writer import SeriesInfo, write_series
 from trainers.soft_tissue import Tissue
 from trainers.synthetic import draw_phantom_config
 
@@ -136,3 +141,73 @@ def test_the_table_says_what_was_missed():
     assert rows[-1].startswith("| any bone | 0.900")
     with pytest.raises(KeyError):
         next(never_seen.people("unknown"))
+
+
+def six_scans(look, right, left):
+    """Scores of a look's people, of whom the two of 122 cm are found half as well."""
+    names = [never_seen.scan_name(config) for config in never_seen.people(look)]
+    shares = [0.5 if "122cm" in name else 1.0 for name in names]
+    return [
+        never_seen.Score(look, name, [s * v for v in (*right, *left)], [1.0] * 8, [0.0] * 8, s * 0.96)
+        for name, s in zip(names, shares, strict=True)
+    ]
+
+
+def test_the_means_are_over_sides_and_scans():
+    scores = six_scans("ct", (0.9, 0.8, 0.56, 0.7), (0.7, 0.8, 0.72, 0.9))
+    scores += six_scans("t1", (0.3,) * 4, (0.3,) * 4)
+    looks, statures = never_seen.summaries(scores).split("\n\n")
+    assert looks.splitlines() == [
+        "| look | tibia | femur | fibula | pelvis | mean | any bone |",
+        "|---|---|---|---|---|---|---|",
+        "| CT-like | 0.667 | 0.667 | 0.533 | 0.667 | 0.633 | 0.800 |",
+        "| T1 | 0.250 | 0.250 | 0.250 | 0.250 | 0.250 | 0.800 |",
+    ]
+    assert statures.splitlines()[0].startswith("| stature | tibia | femur |")
+    assert statures.splitlines()[2:] == [
+        "| 122 cm | 0.275 | 0.275 | 0.235 | 0.275 | 0.265 | 0.480 |",
+        *[f"| {stature} cm | 0.550 | 0.550 | 0.470 | 0.550 | 0.530 | 0.960 |" for stature in (138, 162, 174)],
+    ]
+
+
+def test_titles_are_those_of_all_looks():
+    assert list(never_seen.TITLES) == list(LOOKS)
+    page = (Path(__file__).parents[2] / "docs" / "unseen.md").read_text(encoding="utf-8")
+    assert all(f"\n| {title} | " in page for title in never_seen.TITLES.values())
+
+
+def test_what_was_scored_is_said_and_can_be_printed_again(
+    legs, tiny_model, tmp_path, monkeypatch, capsys, read_json
+):
+    def make(config, look, folder):
+        array = legs[0].array.astype(np.int16)
+        write_series(folder / "dicom", Volume(array, legs[0].geometry), SeriesInfo(folder.name))
+        write_labels(folder / "labels.nii.gz", legs[1])
+
+    people = list(never_seen.people("t1"))[1:3]
+    monkeypatch.setattr(never_seen, "make", make)
+    monkeypatch.setattr(never_seen, "people", lambda look: iter(people))
+    kept = str(tmp_path / "figures.json")
+    call = ["--look", "t1", "--model", str(tiny_model), "--precision", "fp32", "--json", kept]
+    assert never_seen.main([*call, "--scans", str(tmp_path / "scans")]) == 0
+    out = capsys.readouterr().out
+    digest = hashlib.sha256(tiny_model.read_bytes()).hexdigest()[:12]
+    assert out.startswith(
+        f"Synthetic scans, looks from physics, model tiny in fp32, sha256 {digest}\n\n| t1 |"
+    )
+    assert "\n| T1 | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 |\n" in out
+    assert never_seen.main(["--from", kept]) == 0
+    assert capsys.readouterr().out == out
+    (tmp_path / "old.json").write_text(json.dumps(read_json(tmp_path / "figures.json")["scores"]))
+    assert never_seen.main(["--from", str(tmp_path / "old.json")]) == 0
+    again = capsys.readouterr().out
+    assert "model not noted" in again
+    assert again.splitlines()[1:] == out.splitlines()[1:]
+
+
+@pytest.mark.parametrize("text", ["", '{"model": "tiny"}', '[{"look": "t1"}]'])
+def test_a_file_without_scores_is_told(text, tmp_path, capsys):
+    (tmp_path / "figures.json").write_text(text)
+    assert never_seen.main(["--from", str(tmp_path / "figures.json")]) == 2
+    assert never_seen.main(["--from", str(tmp_path / "none.json")]) == 2
+    assert capsys.readouterr().err.count("holds no scores") == 2

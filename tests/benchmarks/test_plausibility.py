@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks import plausibility
+from seg_core.errors import MissingPackageError
 from seg_core.geometry import LabelMap
 from seg_core.report import Check
 
@@ -48,3 +49,12 @@ def test_the_command_says_that_there_is_no_alarm(two, tmp_path, capsys, read_jso
     monkeypatch.setattr(plausibility, "false_alarms", lambda labels: [Check("bones", False, "wrong")])
     assert plausibility.main(["--people", "1"]) == 1
     assert "person 0, whole: bones: wrong" in capsys.readouterr().out
+
+
+def test_an_error_of_ours_is_told(capsys, monkeypatch):
+    def people(count, pixel_mm):
+        raise MissingPackageError("no shape model")
+
+    monkeypatch.setattr(plausibility, "people", people)
+    assert plausibility.main([]) == MissingPackageError.exit_code == 2
+    assert capsys.readouterr().err == "error: no shape model\n"

@@ -174,9 +174,38 @@ def test_what_is_in_doubt_counts_nowhere():
     assert doubtful.any()
     wrong = np.where(doubtful & (bones > 0), 0, np.where(doubtful, 1, bones)).astype(np.uint8)
     tibia = score_scan("a", label_map(numbers, wrong), slices)[0]
-    assert (tibia.dsc, tibia.volume_error_cm3) == (1, 0)
+    assert (tibia.dsc, tibia.hd95_mm, tibia.volume_error_cm3) == (1, 0, 0)
     assert tibia.ignored == pytest.approx((doubtful & (bones == 1)).sum() / 162)
     assert tibia.ignored > 0
+
+
+def box(first_i, last_i, first_j, last_j):
+    """A box that holds the centres of these voxels of `GEOMETRY`."""
+    x0, y0, _ = GEOMETRY.to_world([first_i, first_j, 0]) - 0.6
+    x1, y1, _ = GEOMETRY.to_world([last_i, last_j, 0]) + 0.6
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+
+
+def test_where_doubt_cuts_through_a_bone_there_is_no_edge():
+    """It would be the same in both, and errors at the bone's own edge would be among the last 5 %."""
+    outline, stripes = {"right_tibia": box(12, 28, 7, 23)}, [box(i, i, 9, 21) for i in (15, 20, 25)]
+    whole, doubted = ([ReferenceSlice(15.0, "shaft", outline, zones)] for zones in ([], stripes))
+    numbers, bones, doubtful = rasterise(doubted, GEOMETRY)
+    assert doubtful.sum() == 3 * 13
+    bones[12:14, 12:18] = 0
+    scores = [score_scan("a", label_map(numbers, bones), one)[0] for one in (whole, doubted)]
+    assert [score.hd95_mm for score in scores] == [3.0, 3.0]
+
+
+def test_an_edge_that_is_all_in_doubt_has_no_distance():
+    around = [box(30, 34, 13, 14), box(30, 34, 16, 17), box(30, 31, 15, 15), box(33, 34, 15, 15)]
+    first, second = two_slices()
+    slices = [replace(first, doubtful=around), second]
+    numbers, bones, doubtful = rasterise(slices, GEOMETRY)
+    assert doubtful.sum() == 24  # 5 x 5 pixels but for the middle of the fibula
+    bones[..., 1] = np.roll(bones[..., 1], 1, axis=0)
+    fibula = score_scan("a", label_map(numbers, bones), slices)[1]
+    assert (fibula.missed, fibula.hd95_mm) == (0, 1.5)
 
 
 def test_hd95_is_that_of_single_slices():

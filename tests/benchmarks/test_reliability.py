@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -7,10 +8,13 @@ import onnx
 import pytest
 
 from benchmarks import never_seen, reliability
+from seg_core import precision
 from seg_core.errors import UsageError
-from seg_core.model_spec import METADATA_KEY, ModelSpec
+from seg_core.labels import BONES
+from seg_core.model_spec import METADATA_KEY, ModelSpec, Twin
 from seg_core.nifti import write_labels
 from seg_core.runner import Runner
+from trainers.augment import AUGMENTATIONS, augment
 from trainers.cache import CacheIndex, SliceCacheWriter
 from trainers.dicom_writer import SeriesInfo, write_series
 
@@ -76,7 +80,22 @@ def test_a_curve_needs_no_onnx():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_curve_of_a_scan(legs, tiny_model, tmp_path, monkeypatch, capsys, read_json):
+@pytest.fixture
+def with_twin(make_onnx, make_spec, tmp_path, monkeypatch):
+    """A model file, and a twin beside it that is taken by itself and sees no bone where the file does."""
+    monkeypatch.setattr(precision, "multiplies_bytes", lambda: True)
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(make_onnx(make_spec()))
+    twin = Twin(
+        "int8", hashlib.sha256(path.read_bytes()).hexdigest(), dict.fromkeys(make_spec().classes, 1), 8
+    )
+    other = dict.fromkeys(("muscle", *make_spec().classes), 250)
+    path.with_suffix(".int8.onnx").write_bytes(make_onnx(make_spec(twin=twin), grey=other))
+    assert Runner(path).precision == "int8"
+    return path
+
+
+def test_the_curve_of_a_scan(legs, with_twin, tmp_path, monkeypatch, capsys, read_json):
     volume, labels = legs
     folder = tmp_path / "t1" / "legs"
 
@@ -88,11 +107,11 @@ def test_the_curve_of_a_scan(legs, tiny_model, tmp_path, monkeypatch, capsys, re
     monkeypatch.setattr(never_seen, "people", lambda look: [SimpleNamespace(), SimpleNamespace()])
     monkeypatch.setattr(never_seen, "scan_name", lambda config: "legs")
     monkeypatch.setattr(never_seen, "make", make)
-    flags = ["--picture", tmp_path / "p.png", "--json", tmp_path / "c.json", "--model", tiny_model]
-    call = ["curve", "--look", "t1", "--people", "1", "--scans", tmp_path, *flags]
-    reliability.main(list(map(str, call)))
+    flags = ["--picture", tmp_path / "p.png", "--json", tmp_path / "c.json", "--precision", "fp32"]
+    call = ["curve", "--look", "t1", "--people", "1", "--scans", tmp_path, *flags, "--model", with_twin]
+    assert reliability.main(list(map(str, call))) == 0
     out = capsys.readouterr().out
-    assert "model tiny, temperature 1" in out
+    assert "model tiny in fp32, temperature 1" in out
     assert f"| any | {np.count_nonzero(labels.array)} | " in out
     assert "| 1.000 |" in out  # every voxel is right
     curves = read_json(tmp_path / "c.json")
@@ -102,24 +121,65 @@ def test_the_curve_of_a_scan(legs, tiny_model, tmp_path, monkeypatch, capsys, re
     assert folder.is_dir()
 
 
-def test_a_model_file_gets_its_temperature(tiny_model, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    truth = np.repeat(rng.integers(0, 5, (4, 8, 8)), 8, axis=1).repeat(8, axis=2).astype(np.uint8)
-    grey = np.array([10, 70, 120, 170, 220])[truth] + rng.normal(0, 25, truth.shape)
-    images = (np.clip(grey, 0, 255) / 255).astype(np.float32)
-    with SliceCacheWriter(tmp_path / "cache", CacheIndex((64, 64), Runner(tiny_model).spec.classes)) as cache:
+def cache_of(folder, images, truth):
+    with SliceCacheWriter(folder, CacheIndex((64, 64), BONES)) as cache:
         cache.append("one", images, truth, (4.0, 4.0, 10.0))
-    call = ["fit", "--validation", tmp_path / "cache", "--model", tiny_model, "--out", tmp_path / "new.onnx"]
-    reliability.main(list(map(str, call)))
+    return folder
+
+
+@pytest.fixture
+def squares():
+    """Slices (n, 64, 64) of clean squares of bone and muscle as the tiny network knows them, and classes."""
+    truth = np.random.default_rng(0).integers(0, 5, (16, 8, 8)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    return (np.array([10, 70, 120, 170, 220])[truth] / 255).astype(np.float32), truth
+
+
+def test_a_model_file_gets_its_temperature(tiny_model, squares, tmp_path, capsys):
+    images, truth = squares
+    cache = cache_of(tmp_path / "cache", images, truth)
+    call = ["fit", "--validation", cache, "--model", tiny_model, "--out", tmp_path / "new.onnx"]
+    assert reliability.main(list(map(str, call))) == 0
     out = capsys.readouterr().out
     known = {e.key: e.value for e in onnx.load(tmp_path / "new.onnx").metadata_props}
     temperature = ModelSpec.from_json(known[METADATA_KEY]).temperature
-    assert temperature > 1  # its logits know nothing of noise
+    assert temperature > 1  # its logits know nothing of blur, shading and noise
     assert f"temperature {temperature:g}" in out
+    assert "make its twins again" in out
     before, after = Runner(tiny_model, "cpu"), Runner(tmp_path / "new.onnx", "cpu")
-    runs = [runner.run(images[:, None], (64, 64), True) for runner in (before, after)]
+    seeds = np.column_stack([np.full(16, 5), np.arange(16)])  # as the fit's own slices, and others
+    seen, true = augment(images[:, None], truth, seeds, AUGMENTATIONS["fine"])
+    runs = [runner.run(seen, (64, 64), True) for runner in (before, after)]
     assert np.array_equal(runs[0].labels, runs[1].labels)
     called = runs[0].labels > 0
-    right = np.mean(runs[0].labels[called] == truth[called])
+    right = np.mean(runs[0].labels[called] == true[called])
     said = [run.confidence[called].mean() / 255 for run in runs]
     assert abs(said[1] - right) < abs(said[0] - right)
+
+
+def test_a_fit_sees_slices_as_training_does(make_spec, squares, tmp_path):
+    images, truth = squares
+    cache, given = cache_of(tmp_path / "cache", images, truth), []
+
+    def logits(batch):
+        given.append(batch)
+        return np.moveaxis(np.eye(5, dtype=np.float32)[np.ones(batch[:, 0].shape, int)], 3, 1)
+
+    runner = SimpleNamespace(spec=make_spec(channels=3), logits=logits)
+    found = [reliability.called_bone(runner, cache, 16) for _ in range(2)]
+    seen, again = np.split(np.concatenate(given), 2)
+    np.testing.assert_array_equal(seen, again)  # the same every time
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    np.testing.assert_array_equal(seen[:, 0], seen[:, 2])
+    greys = [len(np.unique(image)) for image in seen[:, 0]]
+    assert np.median(greys) > 100  # of five
+    assert len(found[0][1]) == truth.size
+
+
+def test_a_temperature_is_that_of_the_file_and_not_of_its_twin(
+    tiny_model, with_twin, squares, tmp_path, capsys
+):
+    cache, said = cache_of(tmp_path / "cache", *squares), []
+    for model in (tiny_model, with_twin):
+        assert reliability.main(["fit", "--validation", str(cache), "--model", str(model)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
