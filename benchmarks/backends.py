@@ -2,22 +2,21 @@
 
     python -m benchmarks.backends --model MODEL --scan SCAN -o OUT     # the same as `lls bench`
 
-Every backend has a process of its own, so that its memory is its own; they take turns, so that whatever else
-the machine does meets all of them alike. Slices are prepared once, by another process, so that neither start
-nor memory of a backend holds that. Time is from prepared slices to classes on the scan's pixels. What is not
-installed, or cannot run here, is named.
+Every backend has a process of its own for each batch size, so that its memory is its own; they take turns, so
+that whatever else the machine does meets all of them alike. Slices are prepared once, by another process, so
+that neither start nor memory of a backend holds that. Time is from prepared slices to classes on the scan's
+pixels. What is not installed, or cannot run here, is named. ``--against`` compares with an earlier run: where
+something got slower, or is gone, the exit code is 8.
 """
 
-import json
 import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,99 +24,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.against import check_same, failures, read_earlier, slower
 from benchmarks.command import command, parser_of, write_figures
+from benchmarks.frameworks import (
+    BACKENDS,
+    BASE,
+    OTHER_WEIGHTS,
+    Float32Array,
+    Prepared,
+    Uint8Array,
+    Work,
+    prepare_apart,
+)
 from benchmarks.timing import Spread, machine
-from seg_core.errors import LlsError, MissingPackageError, ModelError, UsageError
-from seg_core.intensity import normalised_input
-from seg_core.model_spec import ModelSpec
-from seg_core.precision import twin_path
-from seg_core.prepare import plan_slices, prepare_slices
+from seg_core.errors import LlsError, MissingPackageError, QualityError
+from seg_core.metrics import evaluate
 from seg_core.report import peak_memory
-from seg_core.runner import Runner, model_path
-from seg_core.scan import read_scan
-from seg_core.upsample import greatest_classes
 
-Float32Array = npt.NDArray[np.float32]
-Uint8Array = npt.NDArray[np.uint8]
-Infer = Callable[[Float32Array], Uint8Array]
-"""Images (n, channels, rows, columns), as many as the batch -> classes (n, *size)."""
-
-BASE = "ONNX Runtime CPU fp32"
-PACKAGES = ("onnxruntime", "openvino", "torch", "keras", "tensorflow", "numpy")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every backend does.
-
-    Parameters
-    ----------
-    model : str
-        The model file in float32, or ``default``.
-    scan : str
-        The scan.
-    slices : int
-        How many of its slices, evenly spread.
-    network : str
-        Name of the network's architecture in the trainers, for the frameworks; by default the file's own in
-        PyTorch, the report's in Keras.
-    """
-
-    model: str
-    scan: str
-    slices: int = 8
-    network: str = ""
-
-    @property
-    def path(self) -> Path:
-        """The model file."""
-        return model_path(self.model)
-
-    def prepared(self, runner: Runner) -> tuple[Float32Array, tuple[int, int]]:
-        """Return slices (n, channels, rows, columns) and the size of their labels."""
-        volume = read_scan(Path(self.scan)).volume
-        plan = plan_slices(volume.geometry, runner.spec)
-        array, window = normalised_input(volume.array, runner.spec.normalisation)
-        count = min(self.slices, plan.slices)
-        slices = np.linspace(0, plan.slices - 1, count).round().astype(np.int64)
-        return prepare_slices(array, plan, window, slices), plan.frame
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a backend's process is given.
-
-    Parameters
-    ----------
-    work : Work
-    file : Path
-        The slices, float32 (n, channels, rows, columns), as NumPy writes them.
-    size : tuple of int
-        (rows, columns) of their labels.
-    spec : ModelSpec
-        The model's.
-    """
-
-    work: Work
-    file: Path
-    size: tuple[int, int]
-    spec: ModelSpec
-
-
-def prepare(work: Work, file: Path) -> Prepared:
-    """Write what all backends are given.
-
-    Raises
-    ------
-    LlsError
-        If the scan or the model cannot be read, or it is a network of patches.
-    """
-    runner = Runner(work.path, "cpu", precision="fp32")
-    if runner.spec.patch is not None:
-        raise UsageError(f"{runner.name}, a network of patches", "a network of slices")
-    images, size = work.prepared(runner)
-    np.save(file, images)
-    return Prepared(work, file, size, runner.spec)
+PACKAGES = ("onnxruntime", "openvino", "torch", "nnunetv2", "keras", "tensorflow", "numpy")
+Key = tuple[str, int]
+"""A backend and a batch size."""
 
 
 @dataclass(frozen=True)
@@ -132,154 +58,59 @@ class Row:
         A slice, in milliseconds.
     ratio : Spread
         To `BASE` with a batch of 1, round by round.
+    cold_s : float
+        From nothing to the classes of the first batch.
+    peak_gb : float or None
+        Greatest resident memory of its process, in 10^9 bytes; None where the system is silent.
+    same_labels : float or None
+        Share of pixels, the background's too, of the same class as `BASE`'s, in the worst round; None: the
+        weights are others.
+    least_dsc : float or None
+        DSC of the worst bone against those of `BASE`, in the worst round; None also without any bone.
     """
 
     backend: str
     batch: int
     slice_ms: Spread
     ratio: Spread
+    cold_s: float
+    peak_gb: float | None
+    same_labels: float | None
+    least_dsc: float | None
 
 
 @dataclass
 class Result:
-    """The machine, what was done, the rows; a backend's start, memory and labels; who is missing."""
+    """The machine, what was done, the rows; who is missing."""
 
     machine: Mapping[str, Any]
     work: Mapping[str, Any]
     rows: list[Row] = field(default_factory=list)
-    cold_s: dict[str, float] = field(default_factory=dict)
-    peak_gb: dict[str, float] = field(default_factory=dict)
-    same_labels: dict[str, float | None] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def _runner(device: str, precision: str, given: Prepared, batch: int) -> Infer:
-    runner = Runner(given.work.path, device, precision=precision)  # type: ignore[arg-type]
-    runner.batch = batch
-    return lambda images: runner.run(images, given.size, confidence=True).labels
-
-
-def _finished(logits: Callable[[Float32Array], Float32Array], given: Prepared) -> Infer:
-    """Turn a function that gives logits into one that gives classes, as the runner does."""
-    return lambda images: greatest_classes(logits(images), given.size, given.spec.temperature)[0]
-
-
-def _openvino(precision: str, given: Prepared, batch: int) -> Infer:
-    import openvino
-
-    work = given.work
-    path = work.path if precision == "fp32" else twin_path(work.path, precision)
-    if not path.is_file():
-        raise ModelError(f"there is no {precision} twin beside the file")
-    core = openvino.Core()
-    model = core.read_model(path)
-    shape = np.load(given.file, mmap_mode="r").shape
-    model.reshape({"image": [batch, *shape[1:]]})  # as it is fastest
-    # Else float32 is computed in bfloat16 where the processor can.
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    request = compiled.create_infer_request()
-    size = np.array([1, 1], np.int64)
-
-    def logits(images: Float32Array) -> Float32Array:
-        feed = {name: images if name == "image" else size for name in _names(compiled.inputs)}
-        found: Float32Array = request.infer(feed)["logits"]
-        return found
-
-    return _finished(logits, given)
-
-
-def _names(ports: Sequence[Any]) -> list[str]:
-    return [port.get_any_name() for port in ports]
-
-
-def _torch(kind: str, given: Prepared, batch: int) -> Infer:
-    import torch
-
-    from trainers.model_file import network_of, read_model
-    from trainers.torch.from_model import fill
-    from trainers.torch.network import build_network
-
-    spec, weights = read_model(given.work.path)
-    name = given.work.network or network_of(spec)
-    network = build_network(name, len(spec.classes) + 1, spec.channels).eval()
-    fill(network, weights, given.work.path)
-    if kind == "compiled":
-        network = torch.compile(network)
-    dtype = torch.bfloat16 if kind == "bf16" else torch.float32
-
-    def logits(images: Float32Array) -> Float32Array:
-        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=kind == "bf16"):
-            found: Float32Array = network(torch.from_numpy(images)).float().numpy()
-        return found
-
-    return _finished(logits, given)
-
-
-def _keras(given: Prepared, batch: int) -> Infer:
-    """Keras' network of the same name, with random weights, which take as long as others."""
-    import tensorflow as tf
-
-    from trainers.keras.engine import KerasEngine
-    from trainers.model_file import channel_settings, network_of
-    from trainers.registry import get_config
-
-    name = given.work.network or network_of(given.spec)
-    config = get_config("keras", name, device="cpu", **channel_settings(given.spec))
-    engine = KerasEngine(config, given.spec.classes)
-    network = tf.function(partial(engine.network, training=False))
-
-    def logits(images: Float32Array) -> Float32Array:
-        with tf.device(engine.device):
-            found = network(np.ascontiguousarray(np.moveaxis(images, 1, 3))).numpy()
-        return np.ascontiguousarray(np.moveaxis(found, 3, 1), np.float32)
-
-    return _finished(logits, given)
-
-
-BACKENDS: Mapping[str, Callable[[Prepared, int], Infer]] = {
-    BASE: partial(_runner, "cpu", "fp32"),
-    "ONNX Runtime CPU int8": partial(_runner, "cpu", "int8"),
-    "ONNX Runtime OpenVINO fp32": partial(_runner, "openvino", "fp32"),
-    "ONNX Runtime OpenVINO int8": partial(_runner, "openvino", "int8"),
-    "ONNX Runtime CUDA fp32": partial(_runner, "cuda", "fp32"),
-    "ONNX Runtime CUDA fp16": partial(_runner, "cuda", "fp16"),
-    "OpenVINO fp32": partial(_openvino, "fp32"),
-    "OpenVINO int8": partial(_openvino, "int8"),
-    "PyTorch eager": partial(_torch, "eager"),
-    "PyTorch compiled": partial(_torch, "compiled"),
-    "PyTorch bf16": partial(_torch, "bf16"),
-    "Keras": _keras,
-}
-OTHER_WEIGHTS = ("Keras",)
-"""Those whose weights are not the file's: their labels are not compared."""
-
-
-def _serve(pipe: Connection, name: str, given: Prepared) -> None:
-    """Run a backend in a process of its own: for every batch size that comes, all slices, timed."""
+def _serve(pipe: Connection, name: str, given: Prepared, batch: int) -> None:
+    """Run a backend in a process of its own: whenever it is asked, all slices, timed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    known: dict[int, Infer] = {}
     images = np.load(given.file, mmap_mode="r")
     begun = time.perf_counter()
     try:
-        known[1] = BACKENDS[name](given, 1)
-        known[1](_batch(images, 0, 1))
+        infer = BACKENDS[name](given, batch)
+        infer(_batch(images, 0, batch))
         pipe.send({"cold_s": time.perf_counter() - begun})
     except (ImportError, LlsError) as error:
         pipe.send({"missing": error})
         return
-    for batch in _asked(pipe):
-        if batch not in known:
-            known[batch] = BACKENDS[name](given, batch)
-            known[batch](_batch(images, 0, batch))
+    for _ in _asked(pipe):
         begun = time.perf_counter()
-        labels = [known[batch](_batch(images, n, batch)) for n in range(0, len(images), batch)]
+        labels = [infer(_batch(images, n, batch)) for n in range(0, len(images), batch)]
         seconds = time.perf_counter() - begun
         found = np.concatenate(labels)[: len(images)]
         pipe.send({"seconds": seconds, "labels": found, "peak": peak_memory()})
 
 
-def _asked(pipe: Connection) -> Iterator[int]:
-    """Yield the batch sizes that are asked for, until the other end is closed."""
+def _asked(pipe: Connection) -> Iterator[object]:
+    """Yield whatever is asked, until the other end is closed."""
     while True:
         try:
             yield pipe.recv()
@@ -292,63 +123,92 @@ def _batch(images: Float32Array, start: int, batch: int) -> Float32Array:
     return np.ascontiguousarray(np.take(images, range(start, start + batch), axis=0, mode="wrap"))
 
 
-def run(work: Work, names: Sequence[str], batches: Sequence[int] = (1,), rounds: int = 3) -> Result:
-    """Measure backends in turn.
+def run(given: Prepared, names: Sequence[str], batches: Sequence[int] = (1,), rounds: int = 3) -> Result:
+    """Measure backends in turn, one batch size after the other, each time beside `BASE` with a batch of 1.
 
     Parameters
     ----------
-    work : Work
+    given : Prepared
         What they do.
     names : sequence of str
         Of ``BACKENDS``; `BASE` is always among those that run.
     batches : sequence of int
-        Slices a call.
+        Slices a call; 1 is always among them.
     rounds : int
         How often each runs over all slices; medians are compared.
 
     Raises
     ------
     LlsError
-        If the scan or the model cannot be read, or `BASE` cannot run.
+        If `BASE` cannot run.
     """
     names = list(dict.fromkeys((BASE, *names)))
     batches = list(dict.fromkeys((1, *batches)))
-    result = Result(machine(*PACKAGES), asdict(work) | {"rounds": rounds, "batches": batches})
-    context = multiprocessing.get_context("spawn")
-    workers: dict[str, tuple[Any, Connection]] = {}
-    with tempfile.TemporaryDirectory(prefix="lls-bench-") as folder:
-        with ProcessPoolExecutor(1, context) as pool:
-            given = pool.submit(prepare, work, Path(folder) / "slices.npy").result()
-        try:
-            for name in names:
-                here, there = context.Pipe()
-                worker = context.Process(target=_serve, args=(there, name, given), daemon=True)
-                worker.start()
-                there.close()
-                workers[name] = worker, here
-                if found := _answer(here, name, result):
-                    result.cold_s[name] = found["cold_s"]
-            pipes = {name: workers[name][1] for name in result.cold_s}
-            _take_turns(result, pipes, batches, rounds)
-        finally:
-            for worker, pipe in workers.values():
-                pipe.close()
-                worker.join(10)
-                worker.terminate()
+    asked = {"rounds": rounds, "batches": batches, "backends": names}
+    result = Result(machine(*PACKAGES), given.facts() | asked)
+    for batch in batches:
+        wanted = [(name, batch) for name in names if name not in result.missing]
+        with _started(given, list(dict.fromkeys([(BASE, 1), *wanted])), result) as workers:
+            rows = _take_turns(workers, result, rounds, len(given.spec.classes))
+        result.rows += [rows[key] for key in wanted if key in rows]
     return result
 
 
-def _answer(pipe: Connection, name: str, result: Result, batch: int | None = None) -> dict[str, Any]:
-    """Ask for a batch size, if any, and return the answer; of a backend that has none say why it is missing.
+@dataclass
+class _Worker:
+    """A backend's process, and what it has said so far; labels as compared with those of `BASE`."""
+
+    pipe: Connection
+    cold_s: float
+    seconds: list[float] = field(default_factory=list)
+    peak: int | None = None
+    same: list[float] = field(default_factory=list)
+    dsc: list[float] = field(default_factory=list)
+
+    def add(self, found: Mapping[str, Any], base: Uint8Array, bones: int) -> None:
+        """Keep a round's answer."""
+        self.seconds.append(found["seconds"])
+        self.peak = found["peak"]
+        self.same.append(float(np.mean(found["labels"] == base)))
+        dsc = evaluate(found["labels"], base, bones, 1.0).dsc
+        self.dsc += dsc[~np.isnan(dsc)].tolist()
+
+
+@contextmanager
+def _started(given: Prepared, keys: Sequence[Key], result: Result) -> Iterator[dict[Key, _Worker]]:
+    """Start processes, one after the other, and end them; those that have nothing to run become missing."""
+    context = multiprocessing.get_context("spawn")
+    processes: list[tuple[Any, Connection]] = []
+    workers: dict[Key, _Worker] = {}
+    try:
+        for name, batch in keys:
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, name, given, batch), daemon=True)
+            process.start()
+            there.close()
+            processes.append((process, here))
+            if found := _answer(here, (name, batch), result):
+                workers[name, batch] = _Worker(here, found["cold_s"])
+        yield workers
+    finally:
+        for process, pipe in processes:
+            pipe.close()
+            process.join(10)
+            process.terminate()
+
+
+def _answer(pipe: Connection, key: Key, result: Result, ask: bool = False) -> dict[str, Any]:
+    """Ask for a round, or only listen, and return the answer; keep why a backend that has none is missing.
 
     Raises
     ------
     LlsError
         If that is `BASE`, with which all are compared.
     """
+    name, batch = key
     try:
-        if batch is not None:
-            pipe.send(batch)
+        if ask:
+            pipe.send(True)
         found: dict[str, Any] = pipe.recv()
     except (EOFError, OSError):
         found = {"missing": LlsError(f"the process of {name} ended")}
@@ -358,33 +218,42 @@ def _answer(pipe: Connection, name: str, result: Result, batch: int | None = Non
     if name == BASE:
         raise error
     fix = f" ({error.fix})" if isinstance(error, MissingPackageError) and error.fix else ""
-    result.missing[name] = " ".join(str(error).splitlines()[:1]) + fix
+    result.missing[name if batch == 1 else f"{name}, batch {batch}"] = (
+        " ".join(str(error).splitlines()[:1]) + fix
+    )
     return {}
 
 
-def _take_turns(result: Result, pipes: dict[str, Connection], batches: Sequence[int], rounds: int) -> None:
-    """Fill in rows, peaks and labels; a backend that ends on the way becomes a missing one."""
-    seconds: dict[tuple[str, int], list[float]] = {}
-    labels: dict[str, Uint8Array] = {}
+def _take_turns(workers: dict[Key, _Worker], result: Result, rounds: int, bones: int) -> dict[Key, Row]:
+    """Return a row each; a backend that ends on the way becomes a missing one. `BASE` comes first."""
     for _ in range(rounds):
-        for batch in batches:
-            for name in list(pipes):
-                found = _answer(pipes[name], name, result, batch)
-                if not found:
-                    pipes.pop(name)
-                    continue
-                seconds.setdefault((name, batch), []).append(found["seconds"])
-                labels[name] = found["labels"]
-                result.peak_gb[name] = round((found["peak"] or 0) / 1e9, 3)
-    count = len(labels[BASE])
-    base = np.array(seconds[BASE, 1]) / count
-    for (name, batch), taken in seconds.items():
-        if len(taken) == rounds:
-            times = np.array(taken) / (-(-count // batch) * batch)  # the last batch is filled up
-            result.rows.append(Row(name, batch, Spread.of(times * 1000), Spread.of(times / base)))
-    for name, found in labels.items():
-        compared = name not in OTHER_WEIGHTS
-        result.same_labels[name] = float(np.mean(found == labels[BASE])) if compared else None
+        for key in list(workers):
+            found = _answer(workers[key].pipe, key, result, ask=True)
+            if not found:
+                workers.pop(key)
+                continue
+            if key == (BASE, 1):
+                base = found["labels"]
+            workers[key].add(found, base, bones)
+    count = len(base)
+    base_s = np.array(workers[BASE, 1].seconds) / count
+    return {key: _row(key, worker, count, base_s) for key, worker in workers.items()}
+
+
+def _row(key: Key, worker: _Worker, count: int, base_s: npt.NDArray[np.float64]) -> Row:
+    name, batch = key
+    times = np.array(worker.seconds) / (-(-count // batch) * batch)  # the last batch is filled up
+    compared = name not in OTHER_WEIGHTS
+    return Row(
+        name,
+        batch,
+        Spread.of(times * 1000),
+        Spread.of(times / base_s),
+        worker.cold_s,
+        None if worker.peak is None else round(worker.peak / 1e9, 3),
+        min(worker.same) if compared else None,
+        min(worker.dsc, default=None) if compared else None,
+    )
 
 
 def as_markdown(result: Result) -> str:
@@ -393,42 +262,22 @@ def as_markdown(result: Result) -> str:
         f"{result.machine['processor']}, {result.machine['cores']} cores; {result.work['slices']} slices a"
         f" round, medians of {result.work['rounds']} rounds in turns (quartiles).",
         "",
-        f"| backend | batch | time, {BASE} = 1 | start s | peak GB | same labels |",
-        "|---|---|---|---|---|---|",
+        f"| backend | batch | time, {BASE} = 1 | start s | peak GB | same labels | least DSC of a bone |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(result.rows, key=lambda row: row.ratio.median):
-        same = result.same_labels[row.backend]
         cells = [
             row.backend,
             str(row.batch),
             f"{row.ratio.median:.2f} ({row.ratio.low:.2f} to {row.ratio.high:.2f})",
-            f"{result.cold_s[row.backend]:.1f}",
-            f"{result.peak_gb[row.backend]:.2f}",
-            "-" if same is None else f"{same:.4%}",
+            f"{row.cold_s:.1f}",
+            "-" if row.peak_gb is None else f"{row.peak_gb:.2f}",
+            "-" if row.same_labels is None else f"{row.same_labels:.4%}",
+            "-" if row.least_dsc is None else f"{row.least_dsc:.4f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {name}: not here: {why}" for name, why in result.missing.items())]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def slower(result: Result, earlier: Mapping[str, Any], by: float = 1.1) -> list[str]:
-    """Say what got slower than an earlier run, in ratios to `BASE`, beyond the quartiles of both."""
-    lines = []
-    if earlier["machine"]["processor"] != result.machine["processor"]:
-        lines.append(f"another machine: {earlier['machine']['processor']}")
-    known = {(row["backend"], row["batch"]): row for row in earlier["rows"]}
-    for row in result.rows:
-        old = known.get((row.backend, row.batch))
-        if old is None:
-            continue
-        for what, new, before in (
-            ("ratio", row.ratio, Spread(**old["ratio"])),
-            ("ms a slice", row.slice_ms, Spread(**old["slice_ms"])),
-        ):
-            if new.median > by * before.median and new.low > before.high:
-                change = f"{before.median:.3g} to {new.median:.3g}"
-                lines.append(f"slower: {row.backend}, batch {row.batch}: {what} {change}")
-    return lines
 
 
 def draw(result: Result, path: Path) -> None:
@@ -462,7 +311,7 @@ def chosen(words: Sequence[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; return 1 where something got slower."""
+    """Measure, print, write; return 8 where something got slower, or is gone, since an earlier run."""
     parser = parser_of(__doc__)
     parser.add_argument("--model", default="default")
     parser.add_argument("--scan", required=True)
@@ -475,15 +324,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, help="folder for JSON, Markdown and plot")
     options = parser.parse_args(arguments)
     work = Work(options.model, options.scan, options.slices, options.network)
-    result = run(work, chosen(options.backend), options.batch, options.rounds)
+    earlier = read_earlier(options.against) if options.against else None
+    with tempfile.TemporaryDirectory(prefix="lls-bench-") as folder:
+        given = prepare_apart(work, Path(folder) / "slices.npy")
+        if earlier is not None:
+            check_same(earlier, given.facts())
+        result = run(given, chosen(options.backend), options.batch, options.rounds)
     print(as_markdown(result))
     if options.out:
         write(result, options.out)
-    if not options.against:
+    if earlier is None:
         return 0
-    lines = slower(result, json.loads(options.against.read_text(encoding="utf-8")))
+    lines = slower(asdict(result), earlier)
     print("\n".join(lines) or "nothing got slower")
-    return int(any(line.startswith("slower") for line in lines))
+    return QualityError.exit_code if failures(lines) else 0
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def take_turns(
     at_least : float
         An action is called so often in a round that it takes about this many seconds; its time is the mean.
     slow : float
-        One that takes longer, in seconds, is measured in a single round.
+        One that takes longer, in seconds, is measured in the first round alone: once, without a spread.
     clock : callable
         Seconds: ``time.process_time`` for those of the processor, where all run on one core; waiting for
         other programs does not count then.

@@ -197,9 +197,11 @@ class Runner:
         if self.spec.patch is not None:
             raise UsageError(f"labels of slices from {self.spec.name}", "logits of patches")
         if self.device == "cuda":  # computes the whole graph sooner than it hands logits over
-            outputs = ["labels", "confidence"] if confidence else ["labels"]
-            parts = self._run(outputs, images, size)
-            found = [np.concatenate(p) if p else np.empty((0, *size), np.uint8) for p in (*parts, [])]
+            parts = self._run(["labels", "confidence"], images, size)
+            found = [np.concatenate(p) if p else np.empty((0, *size), np.uint8) for p in parts]
+            # The greatest of up to 256 probabilities rounds to 1 or more: only what is no number becomes 0.
+            if not found[1].min(initial=1):
+                raise self._no_numbers()
             return Inference(found[0], found[1] if confidence else None)
         done: list[Future[tuple[Uint8Array, Uint8Array | None]]] = []
         with ThreadPoolExecutor(1) as pool:  # while the next batch is inferred
@@ -215,10 +217,17 @@ class Runner:
     def _classes(
         self, logits: Float32Array, size: tuple[int, int], confidence: bool
     ) -> tuple[Uint8Array, Uint8Array | None]:
+        self._check_numbers(logits)
+        return greatest_classes(logits, size, self.spec.temperature, confidence)
+
+    def _check_numbers(self, logits: Float32Array) -> None:
         with np.errstate(all="ignore"):
             if not np.isfinite(logits.sum()):
-                raise ModelError(f"{self.name} gives logits that are no finite numbers", fix="train it again")
-        return greatest_classes(logits, size, self.spec.temperature, confidence)
+                raise self._no_numbers()
+
+    def _no_numbers(self) -> ModelError:
+        fix = "train it again" if self.precision == "fp32" else "--precision fp32, or train it again"
+        return ModelError(f"{self.name} gives logits that are no finite numbers", fix=fix)
 
     def logits(self, images: Float32Array) -> Float32Array:
         """Return the network's own output, float32 (n, classes + 1, *space), on the images' grid.
@@ -232,6 +241,8 @@ class Runner:
         """
         # Every output is computed, asked for or not: labels of one pixel cost nothing.
         parts = self._run(["logits"], images, (1, 1))[0]
+        for part in parts:
+            self._check_numbers(part)
         if not parts:
             return np.empty((0, len(self.spec.classes) + 1, *images.shape[2:]), np.float32)
         return self._channels_first(np.concatenate(parts))
@@ -417,8 +428,9 @@ def _session(runtime: Any, source: Path | bytes, device: str, threads: int | Non
         options.intra_op_num_threads = threads
     settings: dict[str, dict[str, str]] = {
         "cpu": {},
-        # The default search tries every algorithm anew for each shape, which costs seconds.
-        "cuda": {"cudnn_conv_algo_search": "HEURISTIC"},
+        # The default search tries every algorithm anew for each shape, which costs seconds. TF32, which is on
+        # by default, multiplies float32 with 10 bits after the point.
+        "cuda": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
         # Else float32 networks are computed in bfloat16 where the processor can.
         "openvino": {"device_type": "CPU", "precision": "ACCURACY"},
     }

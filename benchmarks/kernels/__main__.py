@@ -4,8 +4,9 @@
     python -m benchmarks.kernels metrics --rounds 15 --json FILE
     python -m benchmarks.kernels --small              # everything runs; its figures mean nothing
 
-Times are medians over the rounds, ratios medians (and quartiles) of each round's ratio. Peers that are not
-installed are named: ``pip install '.[bench]'`` brings them.
+Times are medians over the rounds, ratios medians (and quartiles) of each round's ratio; what takes longer
+than 3 s is measured once, and said to be. Peers that are not installed are named: ``pip install '.[bench]'``
+brings them.
 """
 
 import sys
@@ -32,6 +33,7 @@ ROWS: Mapping[str, str] = MappingProxyType(
 """Name of a row -> its module, which has ``rows(small)``."""
 PACKAGES = ("numpy", "numba", "scipy", "scikit-image", "connected-components-3d", "fill_voids", "MedPy")
 PACKAGES += ("monai", "opencv-python-headless", "pillow", "pydicom", "SimpleITK", "surface-distance", "vtk")
+PACKAGES += ("torch", "scikit-learn", "zmesh", "dcm2niix", "dicom2nifti", "imagecodecs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,7 +126,10 @@ class Figures:
         lines = [f"### {self.row.name}: {self.row.what}", "", f"| | {unit} | times ours |", "|---|---|---|"]
         for name in names:
             ratio = self.timings.ratio(name, OURS)
-            times = "1" if name == OURS else f"{ratio.median:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"
+            spread = (
+                "once" if len(self.timings.seconds[name]) == 1 else f"{ratio.low:.3g} to {ratio.high:.3g}"
+            )
+            times = "1" if name == OURS else f"{ratio.median:.3g} ({spread})"
             lines.append(f"| {name} | {1e3 * self.timings.spread(name).median:.3g} | {times} |")
         lines += [f"| {name} | not installed | |" for name in self.row.peers.missing]
         share, goal = self.share, self.row.goal
@@ -162,15 +165,13 @@ def one_core() -> Iterator[None]:
         "torch": "get_num_threads",
         "SimpleITK": "ProcessObject_GetGlobalDefaultNumberOfThreads",
     }
-    before: list[tuple[Callable[[int], object], int]] = []
-    for name, setter in setters.items():
-        try:
-            package = importlib.import_module(name)
-        except ImportError:
-            continue
-        set_threads = getattr(package, setter)
-        before.append((set_threads, getattr(package, getters[name])()))
-        set_threads(1)
-    yield
-    for set_threads, count in before:
-        set_threads(count)
+    with ExitStack() as before:
+        for name, setter in setters.items():
+            try:
+                package = importlib.import_module(name)
+            except ImportError:
+                continue
+            set_threads = getattr(package, setter)
+            before.callback(set_threads, getattr(package, getters[name])())
+            set_threads(1)
+        yield

@@ -1,4 +1,4 @@
-"""Labels back to the scan's grid, surfaces to voxels, distances of surfaces."""
+"""Classes from logits, labels back to the scan's grid, surfaces to voxels, distances of surfaces."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +15,7 @@ from seg_core.model_spec import Grid, ModelSpec
 from seg_core.ply import Mesh
 from seg_core.prepare import plan_slices, restore
 from seg_core.surface_distance import surface_distances
+from seg_core.upsample import greatest_classes
 from seg_core.voxelize import voxelize
 
 SPACING = (0.9375, 0.9375, 1.5)
@@ -25,11 +26,71 @@ def rows(small: bool) -> list[Row]:
     slices, size = (40, 64) if small else (200, 512)
     labels = legs(slices, size)
     what = f"{slices} x {size} x {size}"
-    return [_restoring(labels, what), _voxelizing(labels, what), _distances(labels[: slices // 2])]
+    distances = _distances(labels[: slices // 2])
+    classes = [_classes((8, size // 2), size), _classes((8, size), size)]
+    return [*classes, _restoring(labels, what), _voxelizing(labels, what), distances]
+
+
+def _classes(grid: tuple[int, int], wanted: int) -> Row:
+    """Logits (slices, size) on the scan's pixels, and the greatest of them: labels of networks of slices.
+
+    As many pixels as the network's is what the bundled one meets in a scan of its own millimetres a pixel. In
+    `lls segment` one core does it, while others infer the next slices.
+    """
+    slices, size = grid
+    drawn = np.random.default_rng(0).integers(-128, 128, (slices, 5, size, size)).astype(np.float32)
+    # Weights are quarters: float32 rounds nothing then, whatever the order, and no two classes are equal.
+    logits = drawn / 16 + np.arange(5, dtype=np.float32)[:, None, None] / 4096
+    frame = (wanted, wanted)
+    peers = Peers()
+    peers.add("torch interpolate, argmax", lambda: _torch_classes(logits, frame))
+    peers.add("SimpleITK resampled, argmax", lambda: _resampled_classes(logits, frame))
+
+    def agree(answers: Mapping[str, Any]) -> str:
+        for name, answer in answers.items():
+            np.testing.assert_array_equal(answer, answers["ours"], err_msg=name)
+        return "All classes equal."
+
+    def ours() -> Labels:
+        return greatest_classes(logits, frame, confidence=False)[0]
+
+    what = f"{slices} slices, logits of {size} x {size} to classes of {wanted} x {wanted}, one core"
+    return Row(f"classes {wanted // size}", what, ours, Goal(1.0), peers, agree, single=True)
+
+
+def _torch_classes(logits: npt.NDArray[np.float32], size: tuple[int, int]) -> Action:
+    import torch
+
+    images = torch.from_numpy(logits)
+
+    def run() -> Labels:
+        found = torch.nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        labels: Labels = found.argmax(1).to(torch.uint8).numpy()
+        return labels
+
+    return run
+
+
+def _resampled_classes(logits: npt.NDArray[np.float32], size: tuple[int, int]) -> Action:
+    import SimpleITK as sitk  # noqa: N813 (its usual name)
+
+    image = sitk.GetImageFromArray(np.moveaxis(logits, 1, -1), isVector=True)
+    step = [logits.shape[3] / size[1], logits.shape[2] / size[0], 1.0]
+
+    def run() -> Labels:
+        resample = sitk.ResampleImageFilter()
+        resample.SetInterpolator(sitk.sitkLinear)
+        resample.SetSize([size[1], size[0], len(logits)])
+        resample.SetOutputSpacing(step)
+        resample.SetOutputOrigin([(s - 1) / 2 for s in step])  # the outer edges coincide
+        found = resample.Execute(image)  # lives as long as the view
+        return sitk.GetArrayViewFromImage(found).argmax(-1).astype(np.uint8)
+
+    return run
 
 
 def _restoring(labels: Labels, what: str) -> Row:
-    """Slices as a network in LPS sees them, onto a scan stored in RAS."""
+    """Slices as a network in LPS sees them, onto a scan stored in RAS; `lls segment` does so with patches."""
     geometry = Geometry(labels.T.shape, np.diag([*SPACING, 1.0]))
     spec = ModelSpec("", ("bone",), grid=Grid("size", (labels.shape[1], labels.shape[2])))
     plan = plan_slices(geometry, spec)
@@ -49,7 +110,9 @@ def _restoring(labels: Labels, what: str) -> Row:
     peers = Peers()
     peers.add("SimpleITK DICOMOrient", lambda: _orient(labels, flips))
     peers.add("SimpleITK resampled", lambda: _resample(labels, flips))
-    return Row("grid", f"labels to the scan's grid, {what}", ours, Goal(1.0), peers, agree)
+    return Row(
+        "grid", f"labels of a network of patches to the scan's grid, {what}", ours, Goal(1.0), peers, agree
+    )
 
 
 def _image(labels: Labels, flips: tuple[slice, ...]) -> Any:

@@ -44,6 +44,18 @@ def test_the_first_runs_count_nowhere_and_each_begins_every_second_time(legs, mo
     assert found.time == 0.25
 
 
+@pytest.mark.parametrize(
+    ("precision", "dsc", "code"), [("int8", 0.9985, 1), ("int8", 0.9991, 0), ("fp32", 0.9985, 1)]
+)
+def test_8_bits_are_held_to_the_same_limit(monkeypatch, capsys, precision, dsc, code):
+    runner = SimpleNamespace(name="a network", precision=precision)
+    monkeypatch.setattr(less_to_compute, "Runner", lambda *_, **__: runner)
+    found = less_to_compute.Less("scan", 0.5, 0.5, {"fibula": dsc, "tibia": 1.0})
+    monkeypatch.setattr(less_to_compute, "compare", lambda *_: found)
+    assert main(["scan"]) == code
+    assert "at least 0.999\n" in capsys.readouterr().out
+
+
 def test_a_kept_scan_is_the_one_that_is_asked_for(tmp_path):
     asked, other = list(configurations("ordinary"))[:2]
     scan = tmp_path / "ordinary-0"

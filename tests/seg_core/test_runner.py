@@ -240,6 +240,49 @@ def test_logits_that_are_no_numbers_are_no_background(band_model):
         runner.run(images, (32, 64))
 
 
+@pytest.mark.parametrize("confidence", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
+def test_labels_made_in_the_graph_are_not_taken_from_what_is_no_number(band_model, value, confidence):
+    runner = Runner(band_model(), "cpu")
+    runner.device = "cuda"  # where labels come from the graph
+    images = random_images(3)
+    expected = nearest_class(images)
+    found = runner.run(images, (32, 64), confidence)
+    assert (found.labels != expected).mean() < 1e-3  # between two classes rounding decides
+    assert (found.confidence is not None) == confidence
+    assert runner.run(images[:0], (32, 64)).labels.shape == (0, 32, 64)
+    images[2, 1, 3, 4] = value
+    with pytest.raises(ModelError, match="no finite numbers"):
+        runner.run(images, (32, 64), confidence)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_logits_of_patches_are_numbers(make_onnx, make_spec, precision):
+    runner = Runner(make_onnx(make_spec(patch=(4, 8, 8))), "cpu")
+    runner.precision = precision
+    images = random_images(2, 1, (4, 8, 8))
+    assert np.isfinite(runner.logits(images)).all()
+    images[1, 0, 1, 2, 3] = np.nan
+    with pytest.raises(ModelError, match="no finite numbers") as raised:
+        runner.logits(images)
+    assert ("--precision fp32" in raised.value.fix) == (precision == "fp16")
+
+
+def test_float32_on_cuda_is_float32(band_model, monkeypatch):
+    asked, session = {}, onnxruntime.InferenceSession
+
+    def start(data, options, providers):
+        asked.update(providers)
+        return session(data, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    with pytest.raises(DeviceError, match="did not start"):
+        Runner(band_model(), "cuda")
+    assert asked["CUDAExecutionProvider"]["use_tf32"] == "0"  # else 10 bits after the point
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Failed to allocate memory for 9 bytes")])
 def test_no_memory_is_said_as_such(band_model, monkeypatch, error):
     runner = Runner(band_model(), "cpu")
