@@ -178,15 +178,15 @@ def _write_files(
             if found.confidence is not None:
                 write_volume(stage / f"{name}_confidence.nii.gz", found.confidence)
             write_statistics(stage / f"{name}_statistics.csv", found.bones)
-        with clock.step("draw"):  # what is left of it: it has begun with the writing
+        with clock.step("mesh", space=settings.mesh_space):
+            _write_meshes(stage, name, found.labels, settings.mesh_space)
+        with clock.step("check"):
+            checks = check_label_file(stage / f"{name}_dseg.nii.gz", found.labels, volume.geometry)
+            for row in found.bones:
+                if row.voxels:
+                    checks += check_mesh_file(stage / _mesh_file(name, row.name), row, volume.geometry)
+        with clock.step("draw"):  # what is left of it: it has begun with the writing, and takes the longest
             drawn.result()
-    with clock.step("mesh", space=settings.mesh_space):
-        _write_meshes(stage, name, found.labels, settings.mesh_space)
-    with clock.step("check"):
-        checks = check_label_file(stage / f"{name}_dseg.nii.gz", found.labels, volume.geometry)
-        for row in found.bones:
-            if row.voxels:
-                checks += check_mesh_file(stage / _mesh_file(name, row.name), row, volume.geometry)
     return checks
 
 

@@ -1,6 +1,7 @@
 """`lls`: the commands, imported on use, and what becomes of errors."""
 
 import errno
+import gc
 import importlib
 import io
 import os
@@ -181,6 +182,7 @@ def _patient(stream: TextIO | None, kind: type[_Patient] = _Patient) -> TextIO:
 
 def main() -> Any:
     """Run `lls` as a program."""
+    gc.set_threshold(10_000)  # imports make many objects and no garbage: looked through less often
     sys.stdout = _patient(sys.stdout)
     sys.stderr = _patient(sys.stderr, _Watched if _is_watched(sys.argv) else _Patient)
     signal.signal(signal.SIGTERM, _terminate)
@@ -191,4 +193,5 @@ def main() -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     code = run()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done or undone: a second Ctrl-C finds nothing
+    gc.freeze()  # the interpreter need not look through what goes with it
     sys.exit(code)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from seg_core.kernel import kernel
 from seg_core.memory_order import Array
 from seg_core.prepare import SlicePlan
+from seg_core.threads import in_parts
 
 FloatArray = npt.NDArray[np.float64]
 Span = tuple[int, int]
@@ -108,7 +109,11 @@ def _block_means(slices: Array, blocks: tuple[int, int]) -> FloatArray:
     shape = -(-rows // blocks[0]), -(-columns // blocks[1])
     sums = np.zeros((count, *shape))
     native = slices if slices.dtype.isnative else slices.astype(slices.dtype.newbyteorder("="))
-    _sum_blocks(native, blocks, sums)
+
+    def add(start: int, stop: int) -> None:
+        _sum_blocks(native[start:stop], blocks, sums[start:stop])
+
+    in_parts(add, count, 8)
     heights = np.diff(np.minimum(np.arange(shape[0] + 1) * blocks[0], rows))
     widths = np.diff(np.minimum(np.arange(shape[1] + 1) * blocks[1], columns))
     sums /= heights[:, None] * widths
@@ -120,5 +125,9 @@ def _sum_blocks(slices, blocks, sums):  # type: ignore[no-untyped-def]
     count, rows, columns = slices.shape
     for s in range(count):
         for r in range(rows):
-            for c in range(columns):
-                sums[s, r // blocks[0], c // blocks[1]] += slices[s, r, c]
+            line = sums[s, r // blocks[0]]
+            for b in range(line.size):
+                total = line[b]
+                for c in range(b * blocks[1], min((b + 1) * blocks[1], columns)):
+                    total += slices[s, r, c]
+                line[b] = total

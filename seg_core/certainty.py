@@ -36,8 +36,24 @@ class BoneConfidence:
         (top, left), (r, c) = corner, box
         self._boxes[number] = slice(top + r.start, top + r.stop), slice(left + c.start, left + c.stop)
 
+    def forget(self, first: int, before: Uint8Array, after: Uint8Array) -> None:
+        """Leave out what cleaning changed: in a hole that it fills the network is sure of something else.
+
+        Parameters
+        ----------
+        first : int
+            Number of the first slice.
+        before, after : ndarray of uint8, (n, rows, columns)
+            Classes of slices as the network said them, and cleaned.
+        """
+        for number, old, new in zip(range(first, first + len(before)), before, after, strict=True):
+            box = self._boxes.get(number)
+            if box is not None:
+                # No choice has so little: the likeliest of 256 classes has 1.
+                self._values[number][old[box] != new[box]] = 0
+
     def means(self, slices: Uint8Array) -> dict[int, float]:
-        """Return the mean confidence of each label that occurs, 0 to 1.
+        """Return each label's mean confidence, 0 to 1, over the voxels that cleaning left alone.
 
         Parameters
         ----------
@@ -46,7 +62,7 @@ class BoneConfidence:
         """
         totals, counts = np.zeros(256), np.zeros(256, np.int64)
         for number, box in self._boxes.items():
-            labels = slices[number][box].ravel()
-            totals += np.bincount(labels, self._values[number].ravel(), 256)
-            counts += np.bincount(labels, minlength=256)
+            labels, values = slices[number][box].ravel(), self._values[number].ravel()
+            totals += np.bincount(labels, values, 256)
+            counts += np.bincount(labels[values > 0], minlength=256)
         return {int(v): float(totals[v] / counts[v] / 255) for v in np.flatnonzero(counts) if v}

@@ -12,9 +12,11 @@ from seg_core.errors import ModelError, ScanError
 from seg_core.kernel import kernel
 from seg_core.memory_order import Array, slabs
 from seg_core.model_spec import Normalisation
+from seg_core.threads import in_parts
 
 _DIGIT_BITS = 16
 _CHUNK = 1 << 20
+_SHARE = 1 << 22  # voxels for which another thread, with counts of its own, pays
 
 Window = tuple[float, float] | tuple[float, float, float, float]
 """Intensities that become 0 and 1; and, where it is not to these, those to which they are clipped before."""
@@ -238,7 +240,7 @@ def _order_statistics(array: Array, ranks: Sequence[int]) -> list[float]:
         counts = np.zeros((distinct.size, 1 << step), np.int64)
         for (part,) in slabs(array):
             keys = np.ascontiguousarray(part, dtype).view(f"u{dtype.itemsize}")
-            _count_digits(keys, _KINDS[dtype.kind], distinct, np.array([bits, shift, step]), counts)
+            _add_digits(keys, _KINDS[dtype.kind], distinct, np.array([bits, shift, step]), counts)
         for index, row in enumerate(which):
             total = np.cumsum(counts[row])
             digit = int(np.searchsorted(total, left[index], side="right"))
@@ -248,6 +250,18 @@ def _order_statistics(array: Array, ranks: Sequence[int]) -> list[float]:
 
 
 _KINDS = {"u": 0, "i": 1, "f": 2}
+
+
+def _add_digits(keys: Array, kind: int, prefixes: Array, sizes: Array, counts: Array) -> None:
+    """Add how often each digit follows each prefix (prefixes, digits) to the counts."""
+
+    def count(start: int, stop: int) -> Array:
+        found = np.zeros_like(counts) if start else counts
+        _count_digits(keys[start:stop], kind, prefixes, sizes, found)
+        return found
+
+    for found in in_parts(count, keys.size, _SHARE)[1:]:
+        counts += found
 
 
 @kernel

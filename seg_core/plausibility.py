@@ -15,11 +15,10 @@ lie outside: a check that fails is a reason to look, not a diagnosis.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 
-from seg_core.components import BoolArray, Components, IntArray, find_components
+from seg_core.components import Components, IntArray, find_components
 from seg_core.geometry import FloatArray, LabelMap
 from seg_core.moments import Box
 from seg_core.report import Check
@@ -76,20 +75,35 @@ OVERLAP_MM: Mapping[tuple[str, str], float] = {
 }
 # Right and left, as shares of their mean. Measured at most 0.055, on slices of 10 mm, and 0.20 (a fibula).
 LENGTH_DIFFERENCE, VOLUME_DIFFERENCE = 0.06, 0.30
+# Where a bone is wholly in view parts of its neighbours are too: measured, femur and tibia overlap by 0 to
+# 12 mm in height, and a fibula begins 11 to 60 mm inwards of its tibia's outer edge. So much (mm) must be in
+# view beside the bone, or below or above it (and a voxel more), so that there is more of them than a corner.
+NEIGHBOURS = (
+    ("fibula", "tibia", "beside"),
+    ("tibia", "fibula", "beside"),
+    ("tibia", "femur", "below"),
+    ("femur", "tibia", "above"),
+)
+BESIDE_MM, BEYOND_MM = 10.0, 15.0
+# From a bone's inner edge to the other leg's, as a share of its length: measured at most 0.31, 0.51 and 0.81,
+# and a quarter more. What is seen beside a bone so far or farther shows some of the other leg's.
+LEGS_APART: Mapping[str, float] = {"femur": 0.39, "tibia": 0.64, "fibula": 1.02}
 LEAST_CONFIDENCE = 0.6
 MAIN_SHARE = 0.1  # of a bone's largest component: what is smaller makes no second piece
 NEAR_MM = 5.0  # so near to the edge of what was looked at a bone may go on beyond it
 TAIL = 0.02  # of a bone's volume: its ends are where this much lies beyond, so that a speck is no end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Bone:
-    """A bone as it lies in view."""
+    """A bone as it lies in view; ``room`` (3, 2) is what was seen beyond it, in mm.
+
+    To the left and right, the back and front, the feet and the head.
+    """
 
     row: BoneStatistics
     pieces: int
-    cut: bool
-    cut_above: bool
+    room: FloatArray
     bottom_mm: float
     top_mm: float
 
@@ -102,8 +116,22 @@ class _Bone:
         return self.row.length_mm or 0.0
 
     @property
+    def cut(self) -> bool:
+        return bool((self.room < NEAR_MM).any())
+
+    @property
     def whole(self) -> bool:
         return not self.cut and self.pieces == 1
+
+    @property
+    def long_enough(self) -> bool:
+        """Whether it may be a bone: specks in a head or a fruit tell nothing."""
+        return self.cut or self.length_mm >= LIMITS[self.row.bone].length_mm[0]
+
+    @property
+    def tells(self) -> bool:
+        """Whether others may be expected near it."""
+        return self.whole and self.long_enough
 
 
 Leg = Mapping[str, _Bone]
@@ -111,7 +139,7 @@ Leg = Mapping[str, _Bone]
 
 
 def check_plausibility(
-    labels: LabelMap, rows: Sequence[BoneStatistics], seen: Box | None = None
+    labels: LabelMap, rows: Sequence[BoneStatistics], seen: Box | None = None, air_mm: Limits = (0.0, 0.0)
 ) -> list[Check]:
     """Say what in the labels cannot be, or cannot be judged.
 
@@ -120,9 +148,11 @@ def check_plausibility(
     labels : LabelMap, (i, j, k)
         Bones by side, in any orientation. Classes other than tibia, femur, fibula and pelvis are not judged.
     rows : sequence of BoneStatistics
-        Of these labels.
+        Of these labels; a bone without a row is not missed.
     seen : tuple of slice, optional
         The part of the grid that was looked at; all of it by default. Bones at its edge are cut.
+    air_mm : tuple of float
+        How much of that, from its edges at the patient's left and right, shows air: no leg is missed there.
 
     Returns
     -------
@@ -137,7 +167,8 @@ def check_plausibility(
         for bone in leg.values():
             checks += [_one_piece(bone), *_size(bone), *_confidence(bone)]
         checks += [*_order(leg), *_ratios(leg)]
-    return [*checks, *_agreement(legs, max(labels.geometry.voxel_sizes))]
+    voxel_mm = max(labels.geometry.voxel_sizes)
+    return [*checks, *_missing(rows, legs, voxel_mm, air_mm), *_agreement(legs, voxel_mm)]
 
 
 def _everything(labels: LabelMap) -> Box:
@@ -150,8 +181,7 @@ def _legs(labels: LabelMap, rows: Sequence[BoneStatistics], seen: Box) -> dict[s
     components = find_components(labels.array, 26)
     known = [row for row in rows if row.voxels and row.bone in LIMITS]
     main = [_main(components, row.label) for row in known]
-    edges = _edges(components, labels, seen)
-    upper = _upper_edge(labels)
+    rooms = _rooms(components, labels, seen)
     strands = trace_strands(components, labels.geometry, np.concatenate([*main, np.empty(0, np.int64)]))
     legs: dict[str, dict[str, _Bone]] = {}
     start = 0
@@ -161,12 +191,10 @@ def _legs(labels: LabelMap, rows: Sequence[BoneStatistics], seen: Box) -> dict[s
         start += own.size
         there = counts > 0
         bottom, top = _ends(counts[there], heights[there])
-        touching = np.asarray(edges[own].any(axis=(1, 2)))
+        touching = np.asarray((rooms[own] < NEAR_MM).any(axis=(1, 2)))
         # Pieces that reach the edge may be joined beyond it.
         pieces = 1 + int(np.count_nonzero(~(touching[1:] & touching[0])))
-        bone = _Bone(
-            row, pieces, bool(touching.any()), bool(edges[own, upper[0], upper[1]].any()), bottom, top
-        )
+        bone = _Bone(row, pieces, rooms[own].min(axis=0), bottom, top)
         legs.setdefault(row.side, {})[row.bone] = bone
     return legs
 
@@ -178,21 +206,16 @@ def _main(components: Components, label: int) -> IntArray:
     return main
 
 
-def _edges(components: Components, labels: LabelMap, seen: Box) -> BoolArray:
-    """Return whether components lie at the lower and upper edge of what was seen, (n, axes, 2)."""
-    result = np.zeros((components.sizes.size, 3, 2), np.bool_)
-    for axis, (part, mm) in enumerate(zip(seen, labels.geometry.voxel_sizes, strict=True)):
-        near = max(1, ceil(NEAR_MM / mm))
-        result[:, axis, 0] = components.boxes[:, axis, 0] - part.start < near
-        result[:, axis, 1] = part.stop - components.boxes[:, axis, 1] < near
+def _rooms(components: Components, labels: LabelMap, seen: Box) -> FloatArray:
+    """Return the room (n, 3, 2) of components, as of a `_Bone`."""
+    result = np.empty((components.sizes.size, 3, 2))
+    geometry = labels.geometry
+    axes = zip(seen, geometry.voxel_sizes, geometry.orientation, strict=True)
+    for axis, (part, mm, towards) in enumerate(axes):
+        low, high = components.boxes[:, axis].T
+        ends = mm * np.stack([low - part.start, part.stop - high], axis=1)
+        result[:, "LPIRAS".index(towards) % 3] = ends[:, ::-1] if towards in "LPI" else ends
     return result
-
-
-def _upper_edge(labels: LabelMap) -> tuple[int, int]:
-    """Return axis and end (0 or 1) of the array that lie towards the head."""
-    up = labels.geometry.affine[2, :3]
-    axis = int(np.argmax(np.abs(up) / labels.geometry.voxel_sizes))
-    return axis, int(up[axis] > 0)
 
 
 def _ends(counts: FloatArray, heights: FloatArray) -> Limits:
@@ -262,11 +285,11 @@ def _order(leg: Leg) -> Iterator[Check]:
     wrong = [pair for pair in pairs if _out_of_order(*pair)]
     if not pairs:
         return
-    name = ": ".join(filter(None, [_side(leg), "order along the leg"]))
+    name = _named(pairs[0][0].row.side, "order along the leg")
     passed = "from head to feet: " + ", ".join(f"{a.row.bone} above {b.row.bone}" for a, b in pairs)
     if not wrong:
         yield Check(name, True, passed)
-    elif all(_below(*pair) for pair in pairs) and all(_long_enough(bone) for pair in pairs for bone in pair):
+    elif all(_below(*pair) for pair in pairs) and all(bone.long_enough for pair in pairs for bone in pair):
         said = ", ".join(f"the {a.name} lies below the {b.name}" for a, b in wrong)
         detail = f"the scan may be upside down: {said}; if its header takes the feet for the head, "
         yield Check(name, False, detail + "right and left may be exchanged too")
@@ -275,21 +298,15 @@ def _order(leg: Leg) -> Iterator[Check]:
         yield Check(name, False, f"bones that follow one another along the leg are mixed up: {said}")
 
 
-def _long_enough(bone: _Bone) -> bool:
-    """Whether a bone may be one: specks in a head or a fruit tell nothing about up and down."""
-    return bone.cut or bone.length_mm >= LIMITS[bone.row.bone].length_mm[0]
-
-
-def _side(leg: Leg) -> str:
-    side = next(iter(leg.values())).row.side
-    return "" if side == "unknown" else side
+def _named(side: str, check: str) -> str:
+    return check if side == "unknown" else f"{side}: {check}"
 
 
 def _out_of_order(upper: _Bone, lower: _Bone) -> bool:
     """Whether the lower bone reaches up too far, or the hip bone ends below the top of its femur."""
     allowed = OVERLAP_MM[upper.row.bone, lower.row.bone]
     return lower.top_mm - upper.bottom_mm > allowed or (
-        not upper.cut_above and upper.top_mm < lower.top_mm - NEAR_MM
+        upper.room[2, 1] >= NEAR_MM and upper.top_mm < lower.top_mm - NEAR_MM
     )
 
 
@@ -310,6 +327,53 @@ def _ratios(leg: Leg) -> Iterator[Check]:
         part = " in view" if a.cut or b.cut else ""
         detail = f"the length of the {a.name} is {ratio:.2f} of the {b.name}'s{part}; "
         yield Check(f"{a.name} to {second}: length", passed, detail + f"{low} to {high} is usual")
+
+
+def _missing(
+    rows: Sequence[BoneStatistics], legs: Mapping[str, Leg], voxel_mm: float, air_mm: Limits
+) -> Iterator[Check]:
+    """Check that bones are there where others say that they must be in view."""
+    for side in dict.fromkeys(row.side for row in rows):
+        known = {row.bone for row in rows if row.side == side}
+        leg = legs.get(side, {})
+        reasons: dict[str, str] = {}
+        for bone, why in (*_by_neighbours(leg, voxel_mm), *_by_other_leg(side, legs, air_mm)):
+            if bone in known:
+                reasons.setdefault(bone, why)
+        if not reasons:
+            continue
+        lost = {bone: why for bone, why in reasons.items() if bone not in leg}
+        detail = f"bones that must be in view are there: {', '.join(reasons)}"
+        if lost:
+            word = "" if side == "unknown" else f"{side} "
+            detail = "; ".join(f"no {word}{bone} was found, but {why}" for bone, why in lost.items())
+        yield Check(_named(side, "missing"), not lost, detail)
+
+
+def _by_neighbours(leg: Leg, voxel_mm: float) -> Iterator[tuple[str, str]]:
+    """Yield bones that must be in view since a neighbour of the same leg is, and the reason."""
+    for name, neighbour, place in NEIGHBOURS:
+        bone = leg.get(neighbour)
+        if bone is None or not bone.tells:
+            continue
+        aside, _, along = bone.room
+        room = {"beside": aside.min(), "below": along[0], "above": along[1]}[place]
+        if room >= (BESIDE_MM if place == "beside" else BEYOND_MM + voxel_mm):
+            yield name, f"the {bone.name}, {place} which it lies, is wholly in view"
+
+
+def _by_other_leg(side: str, legs: Mapping[str, Leg], air_mm: Limits) -> Iterator[tuple[str, str]]:
+    """Yield bones that must be in view since the other leg's are, with room for both, and the reason."""
+    other, inwards = legs.get({"right": "left", "left": "right"}.get(side, ""), {}), int(side == "right")
+    if any((bone.room[:2] < NEAR_MM).any() for bone in legs.get(side, {}).values()):
+        return  # the leg leaves the view sideways
+    for name, share in LEGS_APART.items():
+        bone = other.get(name)
+        if bone is None or not bone.tells:
+            continue
+        room = bone.room[0, inwards] - air_mm[inwards]
+        if room >= share * bone.length_mm:
+            yield name, f"the {bone.name} is wholly in view, and {room:.0f} mm beside it"
 
 
 def _agreement(legs: Mapping[str, Leg], voxel_mm: float) -> Iterator[Check]:

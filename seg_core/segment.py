@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.ahead import made_ahead
+from seg_core.certainty import BoneConfidence
 from seg_core.denoise import Removed, denoise_slices, denoise_volume
 from seg_core.errors import UsageError
 from seg_core.geometry import LabelMap, Volume
@@ -192,6 +194,7 @@ class _Job:
         scan = Input(self.array, self.plan, self.window)
         wanted = self.options.confidence
         self.slices = None if self.patched else SliceInference(scan, self.runner, wanted, self.clock)
+        self.certainty = BoneConfidence() if self.slices is None else self.slices.bone_confidence
         if self.plan.slices == 1:
             self.warnings.append("a single slice: nothing can be cleaned or checked across slices")
         span = self._range()
@@ -211,14 +214,11 @@ class _Job:
         since = self.clock.add("sides", since)
         ends = sorted((self.plan.slice_index(span[0]), self.plan.slice_index(span[1] - 1)))
         seen = self._seen((ends[0], ends[1] + 1))
-        bones = tuple(bone_statistics(labels, confidence, self._pieces(labels), seen))
-        if self.slices is not None:
-            means = self.slices.bone_confidence.means(self.plan.oriented(labels.array))
-            bones = tuple(replace(row, confidence=means.get(row.label)) for row in bones)
+        means = self.certainty.means(self.plan.oriented(labels.array))
+        rows = bone_statistics(labels, removed=self._pieces(labels), seen=seen)
+        bones = tuple(replace(row, confidence=means.get(row.label)) for row in rows)
         plausibility = self._plausibility(labels, bones, seen)
         self.clock.add("measure", since)
-        if not wanted:  # for the bones' own alone
-            confidence = None
         return Segmentation(
             labels=labels,
             confidence=None if confidence is None else Volume(confidence, self.volume.geometry),
@@ -258,18 +258,25 @@ class _Job:
 
     def _bone_area(self, slices: npt.NDArray[np.int64], labels: Labelling) -> npt.NDArray[np.float64]:
         """Return how much bone single slices show, in mm2 (n,)."""
-        light, darkest = np.zeros(len(slices)), 0.0
+        size = max(SLAB, self.runner.batch)
+        parts = [slices[start : start + size] for start in range(0, len(slices), size)]
+        light, darkest, done = np.zeros(len(slices)), 0.0, 0
         areas: list[Future[npt.NDArray[np.float64]]] = []
         with ThreadPoolExecutor(1) as pool:
-            for start in range(0, len(slices), self.runner.batch):
-                part = slices[start : start + self.runner.batch]
-                images = prepare_slices(self.array, self.plan, self.window, part)
+            for part, (images, seen, least) in zip(parts, made_ahead(self._coarse, parts), strict=True):
                 areas.append(pool.submit(self._cleaned_area, labels(part, images)))
-                light[start : start + len(part)] = self._light(images[:, self.plan.channels // 2])
-                darkest = min(darkest, float(images.min()))  # air, where it is not 0
-                self.progress("range", start + len(part), len(slices))
+                light[done : done + len(part)] = seen
+                darkest, done = min(darkest, least), done + len(part)  # air, where it is not 0
+                self.progress("range", done, len(slices))
         area = np.concatenate([np.zeros(0), *(part.result() for part in areas)])
         return np.where(light - darkest >= AIR * (light.max() - darkest), area, 0.0)
+
+    def _coarse(
+        self, slices: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]:
+        """Return images of slices (n,), the light of each (n,), and what is darkest in them."""
+        images = prepare_slices(self.array, self.plan, self.window, slices)
+        return images, self._light(images[:, self.plan.channels // 2]), float(images.min())
 
     def _cleaned_area(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return the area of bone in slices (n, rows, columns) that counts, in mm2 (n,)."""
@@ -309,7 +316,9 @@ class _Job:
         rows = self._rows(classes, part)
         if rows is not None:
             labels = np.ascontiguousarray(self.plan.oriented(classes)[slice(*part)])
-            self.plan.oriented(classes)[slice(*part), rows] = self._cleaned(labels)[:, rows]
+            cleaned = self._cleaned(labels)
+            self.certainty.forget(part[0], labels, cleaned)
+            self.plan.oriented(classes)[slice(*part), rows] = cleaned[:, rows]
 
     def _rows(self, classes: npt.NDArray[np.uint8], part: Range) -> slice | None:
         """Return the rows that hold labels: cleaning changes no others, whose memory is not touched."""
@@ -330,15 +339,21 @@ class _Job:
     def _patches(self, span: Range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
         """Run a network of patches; return classes and confidence (i, j, k) on the scan's grid."""
         classes = np.zeros_like(self.volume.array, np.uint8, subok=False)
-        confidence = np.zeros_like(classes)
+        confidence = np.zeros_like(classes) if self.options.confidence else None
         for start, found in self._patch_slabs(span):
             since = time.perf_counter()
             restore(found.labels, self.plan, classes, start)
-            if found.confidence is not None:
+            if confidence is not None and found.confidence is not None:
                 restore(found.confidence, self.plan, confidence, start)
+            self._keep_certainty(start, found)
             self.clock.add("restore", since)
             self.progress("infer", start + len(found.labels) - span[0], span[1] - span[0])
         return classes, confidence
+
+    def _keep_certainty(self, start: int, found: Inference) -> None:
+        if found.confidence is not None:
+            for number, pair in enumerate(zip(found.labels, found.confidence, strict=True), start):
+                self.certainty.keep(number, *pair, corner=(0, 0))
 
     def _patch_slabs(self, span: Range) -> Iterator[tuple[int, Inference]]:
         """Give the labels of a network of patches, slab by slab."""
@@ -418,6 +433,18 @@ class _Job:
         lost = self.options.side != "both" and not any(row.voxels for row in bones)
         if self.plan.slices == 1 or lost or not self.runner.spec.sided:
             return ()
-        checks = tuple(check_plausibility(labels, bones, seen))
+        single = len({row.side for row in bones if row.voxels}) == 1
+        air_mm = self._air(seen) if single else (0.0, 0.0)
+        checks = tuple(check_plausibility(labels, bones, seen, air_mm))
         self.warnings += [f"not plausible: {check.detail}" for check in checks if not check.passed]
         return checks
+
+    def _air(self, seen: Box) -> tuple[float, float]:
+        """Return how much air (mm) the patient's left and right edge of what was segmented shows."""
+        geometry = self.volume.geometry
+        axis = next(n for n, towards in enumerate(geometry.orientation) if towards in "LR")
+        step = (slice(part.start, part.stop, 1 if n == axis else 4) for n, part in enumerate(seen))
+        light = self.volume.array[tuple(step)].mean(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
+        lit = np.flatnonzero(light >= light.min() + AIR * np.ptp(light))
+        ends = [float(n * geometry.voxel_sizes[axis]) for n in (lit[0], light.size - 1 - lit[-1])]
+        return (ends[0], ends[1]) if geometry.orientation[axis] == "R" else (ends[1], ends[0])

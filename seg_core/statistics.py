@@ -45,8 +45,8 @@ class BoneStatistics:
     components_removed : int
         Pieces that cleaning took away from the bone's class; both sides together, since cleaning comes first.
     confidence : float or None
-        Mean over the voxels, 0 to 1: the share of them that the network expects to be right. None if empty or
-        not available.
+        Mean over the voxels that the network itself called this bone, 0 to 1: the share of them that it
+        expects to be right. Holes that cleaning filled do not count. None if empty or not available.
     """
 
     label: int

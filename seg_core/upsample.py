@@ -65,9 +65,10 @@ def _between(source: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArr
 
 @kernel
 def _greatest(logits, rows, columns, settings, labels, confidence):  # type: ignore[no-untyped-def]
-    images, classes, _, width = logits.shape
+    images, classes, height, width = logits.shape
     (above, below, down), (left, right, across) = rows, columns
     sure, scale = settings
+    same = labels.shape[1] == height and labels.shape[2] == width
     line = np.empty(width, np.float32)
     values = np.empty((classes, labels.shape[2]), np.float32)
     best, second = np.empty((2, labels.shape[2]), np.float32)
@@ -77,6 +78,10 @@ def _greatest(logits, rows, columns, settings, labels, confidence):  # type: ign
             label = labels[n, r]
             for k in range(classes):
                 value = values[k]
+                if same:  # nothing to interpolate: every weight is 0
+                    for c in range(width):
+                        value[c] = logits[n, k, r, c]
+                    continue
                 for c in range(width):
                     line[c] = logits[n, k, a, c] + (logits[n, k, b, c] - logits[n, k, a, c]) * v
                 for c in range(label.size):

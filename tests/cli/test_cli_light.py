@@ -54,6 +54,18 @@ def test_a_program_of_its_own():
     assert result.stdout == "\\udcfc 1\n"
 
 
+def test_imports_are_seldom_looked_through_for_garbage_and_at_the_end_nothing_is():
+    code = (
+        "import atexit, gc, cli.main as m;"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000));"
+        "m.run = lambda: print(gc.isenabled(), gc.get_threshold()[0] > 5000) or 3;"
+        "m.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (3, "")
+    assert result.stdout.splitlines() == ["True True"] * 2
+
+
 def test_help_lists_every_command():
     result = subprocess.run(
         [sys.executable, "-m", "cli", "--help"], capture_output=True, text=True, check=True

@@ -1,10 +1,12 @@
 import csv
+import errno
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import nibabel
@@ -252,7 +254,7 @@ def test_an_unknown_side_is_said_and_fails_under_strict(lls, legs, tiny_model, t
     assert re.search(r"tibia\s+unknown\s+found", out)
     report = read_json(tmp_path / "out" / "left_report.json")
     assert report["sides"]["kind"] == "unknown"
-    assert len(report["warnings"]) == 2
+    assert len(report["warnings"]) == 3  # and that a fibula is missing
     assert "left_label-tibia.ply" in listing(tmp_path / "out")
     assert set(np.unique(read_labels(tmp_path / "out" / "left_dseg.nii.gz").array)) == {0, 1, 2, 4}
 
@@ -381,6 +383,31 @@ def test_a_signal_leaves_nothing(scan, tiny_model, tmp_path):
         assert process.returncode == code
         assert "Traceback" not in err
         assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_picture_is_drawn_while_meshes_are_made(lls, scan, tiny_model, tmp_path, monkeypatch, full):
+    import cli.job
+
+    begun, write_ply = threading.Event(), cli.job.write_ply
+
+    def write(*args):
+        begun.set()
+        if full:
+            raise OSError(errno.ENOSPC, "no space left")
+        write_ply(*args)
+
+    def draw(path, *rest):
+        assert begun.wait(20)
+        time.sleep(0.2)
+        path.write_bytes(b"a picture")
+
+    monkeypatch.setattr(cli.job, "write_ply", write)
+    monkeypatch.setattr(cli.job, "write_preview", draw)
+    code, _, err = lls("segment", scan, "-o", tmp_path / "out", "--model", tiny_model)
+    assert (code, "no space left" in err) == ((10, True) if full else (0, False))
+    assert listing(tmp_path / "out") == ([] if full else FILES)
+    assert os.listdir(tmp_path) == ([] if full else ["out"])
 
 
 def test_a_mesh_that_is_in_the_way_is_said_before_any_work(lls, scan, tiny_model, tmp_path, monkeypatch):

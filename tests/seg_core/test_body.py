@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -91,6 +93,25 @@ def test_means_are_those_of_the_blocks(seed, dtype):
     for s, r, c in np.ndindex(found.shape):
         rows, columns = (slice(n * b, (n + 1) * b) for n, b in zip((r, c), blocks, strict=True))
         assert found[s, r, c] == pytest.approx(slices[s, rows, columns].astype(float).mean())
+
+
+@pytest.mark.parametrize("dtype", ["u2", ">i2", "f4", "f8"])
+def test_threads_and_order_change_no_bit_of_the_means(dtype, monkeypatch):
+    add, threads = body._sum_blocks, set()
+
+    def watched(*args):
+        threads.add(threading.current_thread())
+        add(*args)
+
+    monkeypatch.setattr(body, "_sum_blocks", watched)
+    monkeypatch.setattr("seg_core.threads.cores", lambda: 3)
+    slices = (np.random.default_rng(0).random((27, 7, 9)) * 4000).astype(dtype)
+    found = body._block_means(slices, (3, 4))
+    expected = np.zeros((27, 3, 3))
+    for s, r, c in np.ndindex(slices.shape):  # row by row, one pixel after another
+        expected[s, r // 3, c // 4] += slices[s, r, c]
+    assert np.array_equal(found, expected / (np.array([[3], [3], [1]]) * [4, 4, 1]))
+    assert len(threads) > 1
 
 
 def test_views_do_not_depend_on_how_the_scan_is_stored(plan_of):

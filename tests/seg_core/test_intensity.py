@@ -1,9 +1,12 @@
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_fill_holes
 
+from seg_core import intensity
 from seg_core.errors import ModelError, ScanError
 from seg_core.intensity import intensity_window, normalised_input, percentiles, scale
 from seg_core.model_spec import Normalisation
@@ -34,6 +37,23 @@ def test_percentiles_equal_numpy(shape, dtype, percents, seed):
     expected = np.percentile(array.astype(np.float64), percents)
     for view in (array, array.T, array[::-1], np.asfortranarray(array)):
         np.testing.assert_array_equal(percentiles(view, percents), expected)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+def test_percentiles_that_several_threads_count_equal_numpy(dtype, monkeypatch):
+    count, threads = intensity._count_digits, set()
+
+    def watched(*args):
+        threads.add(threading.current_thread())
+        count(*args)
+
+    monkeypatch.setattr(intensity, "_count_digits", watched)
+    monkeypatch.setattr(intensity, "_SHARE", 100)
+    monkeypatch.setattr("seg_core.threads.cores", lambda: 3)
+    array = random_array((9, 10, 11), dtype, 0)
+    expected = np.percentile(array.astype(np.float64), [0, 1, 40, 99.5, 100])
+    np.testing.assert_array_equal(percentiles(array, [0, 1, 40, 99.5, 100]), expected)
+    assert len(threads) > 1
 
 
 def test_percentiles_of_many_equal_values_and_extremes():

@@ -4,11 +4,14 @@ import threading
 import numpy as np
 import pytest
 
+import seg_core.segment as whole
 import seg_core.slice_inference as module
 from seg_core.errors import ScanError, UsageError
 from seg_core.geometry import Geometry, Volume
 from seg_core.labels import plain_labels, sided_labels
+from seg_core.limb_range import coarse_slices
 from seg_core.model_spec import Denoise, Grid
+from seg_core.prepare import plan_slices
 from seg_core.runner import Runner
 from seg_core.segment import SegmentOptions, segment
 
@@ -57,7 +60,8 @@ def test_labels_do_not_depend_on_slab_or_batch(legs, tiny_model, slab, batch, mo
     expected = segment(scan, Runner(tiny_model, "cpu", 1), SegmentOptions(confidence=True))
     other = Runner(tiny_model, "cpu", 2)
     other.batch = batch
-    monkeypatch.setattr(module, "SLAB", slab)
+    for part in (module, whole):
+        monkeypatch.setattr(part, "SLAB", slab)
     found = segment(scan, other, SegmentOptions(confidence=True))
     assert expected.labels.array.any()
     assert np.array_equal(found.labels.array, expected.labels.array)
@@ -65,6 +69,29 @@ def test_labels_do_not_depend_on_slab_or_batch(legs, tiny_model, slab, batch, mo
     assert found.slices == expected.slices
     for key in ("slices", "volume"):
         assert np.array_equal(found.removed[key].voxels, expected.removed[key].voxels)
+
+
+def test_the_coarse_pass_takes_several_slices_at_once_and_prepares_ahead(legs, runner, monkeypatch):
+    prepare, run, threads, asked = whole.prepare_slices, runner.run, set(), []
+
+    def watched_prepare(*args):
+        threads.add(threading.current_thread())
+        return prepare(*args)
+
+    def watched_run(images, *args, **options):
+        asked.append(len(images))
+        return run(images, *args, **options)
+
+    monkeypatch.setattr(whole, "prepare_slices", watched_prepare)
+    monkeypatch.setattr(runner, "run", watched_run)
+    segment(legs[0], runner, progress=lambda step, done, total: asked.append(step))
+    coarse = asked[: len(asked) - asked[::-1].index("range")]  # a call, a word of progress, and so on
+    count = len(coarse_slices(plan_slices(legs[0].geometry, runner.spec)))
+    assert sum(coarse[::2]) == count > 2 * module.SLAB
+    assert max(coarse[::2]) == module.SLAB
+    assert len(coarse[::2]) == -(-count // module.SLAB)
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
 
 
 def reoriented(volume, order, flips):
@@ -130,8 +157,10 @@ def test_where_the_side_is_unknown_all_is_kept_and_said(legs, runner, asked):
     wanted = np.where(truth > 4, truth - 4, truth)
     assert np.array_equal(found.labels.array, np.where(wanted == 3, 0, wanted))
     assert found.warnings[0].startswith("the side is unknown: one leg")
-    assert [w for w in found.warnings if f"the {asked} side was asked for" in w] == list(found.warnings[1:])
-    assert len(found.warnings) == (1 if asked == "both" else 2)
+    *told, missed = found.warnings[1:]
+    assert [w for w in found.warnings if f"the {asked} side was asked for" in w] == told
+    assert missed.startswith("not plausible: no fibula was found")
+    assert len(found.warnings) == (2 if asked == "both" else 3)
 
 
 def test_a_header_that_the_fibula_contradicts_is_followed_and_said(legs, runner):

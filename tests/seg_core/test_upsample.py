@@ -62,6 +62,24 @@ def test_images_do_not_influence_each_other():
         assert np.array_equal(confidence[n : n + 1], one[1])
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_the_same_grid_gives_what_interpolating_gives(temperature):
+    logits = np.random.default_rng(0).normal(0, 3, (2, 5, 24, 17)).astype(np.float32)
+    labels, confidence = greatest_classes(logits, (24, 17), temperature)
+    # Midway between two equal rows lies the same value, and there it is interpolated.
+    expected, certainty = greatest_classes(np.repeat(logits, 2, axis=2), (24, 17), temperature)
+    assert np.array_equal(labels, expected)
+    assert np.array_equal(confidence, certainty)
+    assert len(np.unique(confidence)) > 100
+
+
+def test_on_the_same_grid_neighbours_do_not_count():
+    logits = np.zeros((1, 2, 3, 3), np.float32)
+    logits[0, 1] = [[3e38, -3e38, 3e38], [-3e38, 3e38, -3e38], [3e38, -3e38, 3e38]]  # their gap is infinite
+    labels, _ = greatest_classes(logits, (3, 3))
+    assert np.array_equal(labels[0], logits[0, 1] > 0)
+
+
 def test_of_equal_logits_the_lower_class():
     labels, confidence = greatest_classes(np.zeros((1, 4, 2, 2), np.float32), (4, 4))
     assert not labels.any()
