@@ -173,7 +173,7 @@ def _in_integers(
     model: onnx.ModelProto, spec: ModelSpec, slices: Sequence[Float32Array], keep_last: int
 ) -> onnx.ModelProto:
     """Return the bare graph in integers."""
-    bare = rewrite(model, spec)
+    bare = rewrite(model, spec, float_head=keep_last > 0)
     del bare.metadata_props[:]
     # Says that the graph needs no preparation, about which a warning is printed otherwise.
     bare.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")

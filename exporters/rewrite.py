@@ -1,8 +1,9 @@
 """Exact rewrites of a network's graph that leave less to compute, or what integers compute faster.
 
-In exact arithmetic each gives the same logits; in float they differ by rounding. They are for a twin in
-8 bits (`exporters.quantize`) on ONNX Runtime's CPU provider, whose integer convolutions keep channels last:
-there a nearest upsampling and a wide stride are slow, and few channels are as slow as sixteen.
+In exact arithmetic each gives the same logits, or, of a head in float, logits less background's, which are
+the same labels and probabilities; in float they differ by rounding. They are for a twin in 8 bits
+(`exporters.quantize`) on ONNX Runtime's CPU provider, whose integer convolutions keep channels last: there a
+nearest upsampling and a wide stride are slow, and few channels are as slow as sixteen.
 """
 
 import re
@@ -79,7 +80,7 @@ class Graph:
         )
 
 
-def rewrite(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+def rewrite(model: onnx.ModelProto, spec: ModelSpec, float_head: bool = False) -> onnx.ModelProto:
     """Rewrite the graph of a network of slices.
 
     Parameters
@@ -88,6 +89,9 @@ def rewrite(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
         A model file as `exporters.onnx_graph.finish` makes it, channels first. Left alone.
     spec : ModelSpec
         Its description. Where each channel holds the same slice, the rewritten graph looks at one alone.
+    float_head : bool
+        Whether the last convolution stays in float. Then its logits are given less background's where that is
+        less to compute; in 8 bits they would be rounded more coarsely.
 
     Returns
     -------
@@ -109,6 +113,8 @@ def rewrite(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     for node in list(graph.nodes):
         if node.op_type == "Resize" and node.output[0] in doubled:
             graph.replace(node, _channels_last(graph, node.input[0], node.output[0], _repeated))
+    if float_head:
+        _less_background(graph, len(spec.classes) + 1)
     _pad_head(graph)
     graph.written()
     return bare
@@ -331,6 +337,50 @@ def _woven(graph: Graph, parts: Sequence[str]) -> list[onnx.NodeProto]:
     woven = graph.node("Reshape", both.output[0], doubled.output[0])
     unique = {node.name: node for node in (*pairs, *lines)}
     return [*unique.values(), both, shape, doubled, woven]
+
+
+def _less_background(graph: Graph, classes: int) -> None:
+    """Have the last convolution give the other classes less background, where sixteen outputs fewer will do.
+
+    Zeros for background are put in front at the end, which is sooner than to spread them as well: after the
+    convolution each class may become blocks of pixels, as `exporters.blocks` writes it.
+    """
+    spread, conv = None, graph.maker(LOGITS)
+    if conv is not None and conv.op_type == "ConvTranspose":
+        spread, conv = conv, graph.maker(conv.input[0])
+    if conv is None or conv.op_type != "Conv" or attributes(conv).get("group", 1) != 1:
+        return
+    stored = [graph.constants[name] for name in conv.input[1:] if name in graph.constants]
+    count = len(stored[0]) if len(stored) == len(conv.input) - 1 else 0
+    block = count // classes
+    saved = -(-count // WIDTH) > -(-(count - block) // WIDTH)
+    spreads = spread is None or _by_itself(graph, spread, classes)
+    if not saved or not spreads or graph.takers(LOGITS):
+        return
+    others = [graph.constant(_less_first(value, block), np.float32) for value in stored]
+    nodes = [graph.node("Conv", conv.input[0], *others, **attributes(conv))]
+    if spread is not None:
+        taps = graph.constant(graph.constants[spread.input[1]][block:], np.float32)
+        shape = attributes(spread) | {"group": classes - 1}
+        nodes.append(graph.node("ConvTranspose", nodes[0].output[0], taps, **shape))
+    zeros = graph.constant([0, 1, 0, 0, 0, 0, 0, 0])
+    nodes.append(graph.node("Pad", nodes[-1].output[0], zeros, output=LOGITS))
+    graph.replace(conv if spread is None else spread, nodes)
+
+
+def _less_first(value: FloatArray, block: int) -> FloatArray:
+    """(n block, ...) -> ((n - 1) block, ...): each block but the first, less the first."""
+    blocks = value.reshape(-1, block, *value.shape[1:])
+    return (blocks[1:] - blocks[:1]).reshape(-1, *value.shape[1:])
+
+
+def _by_itself(graph: Graph, node: onnx.NodeProto, classes: int) -> bool:
+    """Whether a transposed convolution spreads the channels of each class by themselves, and all alike."""
+    taps = graph.constants.get(node.input[1])
+    if taps is None or len(node.input) > 2 or attributes(node).get("group", 1) != classes:
+        return False
+    blocks = taps.reshape(classes, -1)
+    return bool((blocks == blocks[0]).all())
 
 
 def _pad_head(graph: Graph) -> None:

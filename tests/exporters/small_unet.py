@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.onnx_graph import finish
+from exporters.blocks import rewrite_blocks
+from exporters.onnx_graph import finish, strip_labels
+from exporters.rewrite import Graph, unpack_weights
 from seg_core.model_spec import Grid, ModelSpec, Normalisation
 
 SCALES = np.array([1, 1, 2, 2], np.float32)
@@ -66,6 +68,16 @@ def small_unet(spec: ModelSpec, seed: int = 0, dynamic: bool = True, blocks: boo
     else:
         w.conv(top, (classes, 8, 3, 3), name="logits", relu=False)
     return finished(w, spec)
+
+
+def with_blocks_as_exported(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+    """Return a model file of `small_unet` with the blocks of its head as PyTorch's networks get them."""
+    bare = strip_labels(model)
+    graph = Graph(bare.graph)
+    unpack_weights(graph)
+    graph.written()
+    rewrite_blocks(bare, spec.channels)
+    return finish(bare, spec)
 
 
 def finished(w: Writer, spec: ModelSpec) -> onnx.ModelProto:

@@ -26,7 +26,7 @@ from seg_core.runner import Runner
 from seg_core.segment import segment
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_unet import Writer, finished, small_spec, small_unet
+from small_unet import Writer, finished, small_spec, small_unet, with_blocks_as_exported
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,20 @@ def test_the_last_convolutions_stay_in_float32(source, slices, tmp_path, keep_la
     kept = [node.input[1] in weights for node in model.graph.node if node.op_type == "Conv"]
     assert sum(kept) == min(keep_last, len(kept))
     assert kept[-1] == (keep_last > 0)
+
+
+@pytest.mark.parametrize("keep_last", [0, 1])
+def test_a_head_in_float_gives_bones_less_background(slices, tmp_path, keep_last):
+    spec, request = small_spec(), TwinExport(keep_last=keep_last)
+    source = with_blocks_as_exported(small_unet(spec, blocks=True), spec)
+    (tmp_path / "blocks.onnx").write_bytes(source.SerializeToString(deterministic=True))
+    made = export_twin(tmp_path / "blocks.onnx", tmp_path / "t.onnx", slices, request)
+    x = np.concatenate(slices)
+    expected = Runner(tmp_path / "blocks.onnx", "cpu", precision="fp32").logits(x)
+    found = Runner(made.path, "cpu").logits(x)
+    assert (found[:, 0] == 0).all() == (keep_last > 0)
+    less = expected - expected[:, :1]
+    assert np.abs(found - found[:, :1] - less).mean() < 0.02 * np.abs(less).max()
 
 
 def test_halves(source, slices, tmp_path):

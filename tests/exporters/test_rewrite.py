@@ -1,8 +1,10 @@
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from exporters.onnx_graph import finish
@@ -11,7 +13,7 @@ from seg_core.model_spec import Grid
 from seg_core.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_unet import small_spec, small_unet
+from small_unet import small_spec, small_unet, with_blocks_as_exported
 
 NEIGHBOURS = {"channel_fill": "neighbours", "neighbour_mm": 10.0}
 
@@ -81,3 +83,66 @@ def test_an_upsampling_that_is_none_by_two_stays():
     x = images(spec)
     other = Runner(finish(bare, spec).SerializeToString(), "cpu").logits(x)
     assert np.allclose(other, Runner(model.SerializeToString(), "cpu").logits(x), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bones", "blocks", "outputs", "less"),
+    [
+        (4, True, 16, True),  # of 20, for which 32 would be computed
+        (8, True, 32, True),
+        (16, False, 16, True),
+        (3, True, 16, False),
+        (5, True, 32, False),
+        (4, False, 16, False),
+    ],
+)
+def test_the_head_gives_bones_less_background_where_that_is_less_to_compute(bones, blocks, outputs, less):
+    spec = replace(small_spec(temperature=1.5), classes=tuple(f"bone {n}" for n in range(bones)))
+    model = small_unet(spec, blocks=blocks)
+    if blocks:
+        model = with_blocks_as_exported(model, spec)
+    bare = rewrite(model, spec, float_head=True)
+    assert kernels(bare)[-1][0] == outputs
+    runners = [Runner(m.SerializeToString(), "cpu") for m in (model, finish(bare, spec))]
+    x = images(spec)
+    expected, found = (runner.logits(x) for runner in runners)
+    assert (found[:, 0] == 0).all() == less
+    tiny = 1e-5 * np.abs(expected).max()
+    assert tiny > 1e-6
+    assert np.allclose(found - found[:, :1], expected - expected[:, :1], rtol=0, atol=2 * tiny)
+    margin = np.diff(np.sort(expected, axis=1)[:, -2:], axis=1)[:, 0] > 4 * tiny
+    assert margin.mean() > 0.99
+    assert np.array_equal(found.argmax(1)[margin], expected.argmax(1)[margin])
+    first, second = (runner.run(x, (96, 100), confidence=True) for runner in runners)
+    assert np.mean(first.labels != second.labels) < 1e-3
+    assert np.abs(first.confidence.astype(int) - second.confidence).max() <= 1
+
+
+def other_taps(model):
+    taps = next(node for node in model.graph.node if node.op_type == "ConvTranspose").input[1]
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == taps)
+    values = onnx.numpy_helper.to_array(stored).copy()
+    values[-1] *= 2
+    stored.CopyFrom(onnx.numpy_helper.from_array(values, taps))
+
+
+def other_bias(model):
+    bias = np.arange(5, dtype=np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(bias, "bias"))
+    next(node for node in model.graph.node if node.op_type == "ConvTranspose").input.append("bias")
+
+
+def read_on(model):
+    model.graph.node.append(onnx.helper.make_node("Exp", ["logits"], ["more"]))
+
+
+@pytest.mark.parametrize("change", [other_taps, other_bias, read_on])
+def test_a_head_that_tells_more_than_classes_alike_stays(change):
+    spec = small_spec()
+    model = with_blocks_as_exported(small_unet(spec, blocks=True), spec)
+    change(model)
+    bare = rewrite(model, spec, float_head=True)
+    assert kernels(bare)[-1][0] == 2 * WIDTH
+    expected = Runner(model.SerializeToString(), "cpu").logits(images(spec))
+    found = Runner(finish(bare, spec).SerializeToString(), "cpu").logits(images(spec))
+    assert np.allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
