@@ -38,8 +38,9 @@ class Augmentation:
     bias, bias_range : float
         Probability, and greatest |ln(gain)| of a smooth field, drawn on a lattice of 3 x 3 points.
     fade, fade_range : float
-        Probability, and greatest -ln(gain) of a whole slice that lies in the decline of signal towards an end
-        of its stack; of its neighbours by up to twice or as little as none of that.
+        Probability, and greatest -ln(gain) of a slice that lies in the decline of signal towards an end of
+        its stack, which may come on one side of the slice before the other; of its neighbours by up to twice
+        or as little as none of that.
     noise, noise_sigma : float
         Probability, and greatest standard deviation of Rician noise (two Gaussian parts).
     blur, blur_sigma : float
@@ -104,7 +105,7 @@ REPORT = replace(NONE, flip=0.5, rotation=1.0, rotation_degrees=15.0, unit="volu
 FINE = replace(
     Augmentation(),
     blur=0.7, blur_sigma=1.5, smooth=0.3, noise=0.6, noise_sigma=0.1, bias=0.6, bias_range=1.0,
-    fade=0.3, fade_range=1.2, cut=0.05, station=0.08,
+    fade=0.35, fade_range=2.0, cut=0.1, station=0.08,
 )  # fmt: skip
 AUGMENTATIONS = {"full": Augmentation(), "fine": FINE, "report": REPORT, "none": NONE}
 """By name: all that there is; for pixels of a millimetre, where larger ones are blurred; the report's
@@ -235,10 +236,9 @@ def _intensity(image: Images, rng: np.random.Generator, o: Augmentation, grain: 
     gamma = np.exp(_draw(rng, o.gamma, o.gamma_range))
     contrast = 1 + _draw(rng, o.contrast, o.contrast_range)
     brightness = _draw(rng, o.brightness, o.brightness_range)
-    lattice = np.exp(rng.uniform(-1, 1, (3, 3)) * (o.bias_range if rng.random() < o.bias else 0.0))
-    if o.fade:
-        image *= _fading(rng, o, len(image))
-    _shade(image, np.array([gamma, contrast, brightness, image.mean()]), lattice)
+    field = rng.uniform(-1, 1, (3, 3)) * (o.bias_range if rng.random() < o.bias else 0.0)
+    lattices = np.exp(field - _fading(rng, o, len(image)))
+    _shade(image, np.array([gamma, contrast, brightness, image.mean() * lattices.mean()]), lattices)
     noise = abs(_draw(rng, o.noise, o.noise_sigma))
     if noise > 0:
         parts = grain.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(noise)
@@ -248,16 +248,20 @@ def _intensity(image: Images, rng: np.random.Generator, o: Augmentation, grain: 
     np.clip(image, 0, 1, out=image)
 
 
-def _fading(rng: np.random.Generator, o: Augmentation, channels: int) -> Images:
-    """Gains (channels, 1, 1) of slices one after the other in the decline of signal towards a stack's end."""
-    middle, slope = -abs(_draw(rng, o.fade, o.fade_range)), rng.uniform(-1, 1)
-    gains = np.exp(middle * (1 + slope * (np.arange(channels) - channels // 2)))
-    return gains.astype(np.float32)[:, None, None]
+def _fading(rng: np.random.Generator, o: Augmentation, channels: int) -> npt.NDArray[np.float64]:
+    """-ln(gain) (channels, 3, 3) on a lattice of slices one after the other towards a stack's end."""
+    if not o.fade:
+        return np.zeros((channels, 1, 1))
+    middle, slope = abs(_draw(rng, o.fade, o.fade_range)), rng.uniform(-1, 1)
+    share = rng.uniform(rng.random(), 1, (3, 3))
+    along = middle * (1 + slope * (np.arange(channels) - channels // 2))
+    loss: npt.NDArray[np.float64] = along[:, None, None] * share
+    return loss
 
 
 @kernel
-def _shade(image, tone, lattice):  # type: ignore[no-untyped-def]
-    """Gain (bilinear between the lattice's 3 x 3 points), contrast, brightness, gamma; air stays air."""
+def _shade(image, tone, lattices):  # type: ignore[no-untyped-def]
+    """Gain (bilinear between 3 x 3 points a channel), contrast, brightness, gamma; air stays air."""
     gamma, contrast, brightness, mean = tone
     channels, rows, columns = image.shape
     for r in range(rows):
@@ -266,10 +270,11 @@ def _shade(image, tone, lattice):  # type: ignore[no-untyped-def]
         for c in range(columns):
             x = 2.0 * c / max(columns - 1, 1)
             x0 = min(int(x), 1)
-            top = lattice[y0, x0] * (x0 + 1 - x) + lattice[y0, x0 + 1] * (x - x0)
-            bottom = lattice[y0 + 1, x0] * (x0 + 1 - x) + lattice[y0 + 1, x0 + 1] * (x - x0)
-            gain = top * (y0 + 1 - y) + bottom * (y - y0)
             for k in range(channels):
+                lattice = lattices[k]
+                top = lattice[y0, x0] * (x0 + 1 - x) + lattice[y0, x0 + 1] * (x - x0)
+                bottom = lattice[y0 + 1, x0] * (x0 + 1 - x) + lattice[y0 + 1, x0 + 1] * (x - x0)
+                gain = top * (y0 + 1 - y) + bottom * (y - y0)
                 value = (image[k, r, c] * gain - mean) * contrast + mean + brightness
                 value = min(max(value, 0.0), 1.0)
                 image[k, r, c] = value if gamma == 1.0 else value**gamma

@@ -77,18 +77,22 @@ def test_each_change_of_intensity_changes_and_stays_in_range(make_slices, name):
     assert new_images.max() <= 1
 
 
-def test_a_slice_that_fades_does_so_as_a_whole_and_its_neighbours_along(make_slices):
-    images = np.full((60, 3, 8, 8), 0.8, np.float32)
+def test_a_slice_that_fades_does_so_smoothly_and_its_neighbours_along():
+    images = np.full((60, 3, 9, 9), 0.8, np.float32)
     fading = replace(NONE, fade=0.5, fade_range=1.2)
-    faded, _ = augment(images, np.zeros((60, 8, 8), np.uint8), np.arange(60)[:, None], fading)
-    np.testing.assert_array_equal(np.ptp(faded, (2, 3)), 0)
-    loss = -np.log(faded[:, :, 0, 0] / 0.8)
-    fades = loss.max(1) > 1e-6
+    faded, _ = augment(images, np.zeros((60, 9, 9), np.uint8), np.arange(60)[:, None], fading)
+    loss = -np.log(faded[..., ::4, ::4] / 0.8)  # where the lattice lies
+    fades = loss.max((1, 2, 3)) > 1e-6
     assert 0.3 < fades.mean() < 0.7
     assert 0.9 < loss[:, 1].max() < 1.2 + 1e-5
     np.testing.assert_allclose(loss[:, 0] + loss[:, 2], 2 * loss[:, 1], atol=1e-5)  # along a line
     assert loss.min() > -1e-5
-    assert (np.ptp(loss[fades], 1) > 0.1).mean() > 0.3
+    middle = loss[fades, 1].reshape(-1, 9)
+    assert (np.ptp(loss[fades].mean((2, 3)), 1) > 0.1).mean() > 0.3
+    assert middle.min(1).min() < 0.3 * middle.max()  # one side before the other
+    assert (middle.min(1) > 0.8 * middle.max(1)).any()  # or all at once
+    between = (faded[..., 0, 0] + faded[..., 0, 4]) / 2
+    np.testing.assert_allclose(faded[..., 0, 2], between, atol=1e-6)
 
 
 def test_a_sample_does_not_depend_on_its_batch_and_nothing_is_changed_in_place(make_slices):
