@@ -105,7 +105,7 @@ REPORT = replace(NONE, flip=0.5, rotation=1.0, rotation_degrees=15.0, unit="volu
 FINE = replace(
     Augmentation(),
     blur=0.7, blur_sigma=1.5, smooth=0.3, noise=0.6, noise_sigma=0.1, bias=0.6, bias_range=1.0,
-    fade=0.35, fade_range=2.0, cut=0.1, station=0.08,
+    fade=0.35, fade_range=1.6, cut=0.1, station=0.08,
 )  # fmt: skip
 AUGMENTATIONS = {"full": Augmentation(), "fine": FINE, "report": REPORT, "none": NONE}
 """By name: all that there is; for pixels of a millimetre, where larger ones are blurred; the report's
