@@ -16,8 +16,6 @@ Span = tuple[int, int]
 
 GROUP = 16
 """Slices that share a view, counted from the first slice of the scan."""
-MARGIN_MM = 64.0
-"""How far the network sees beyond the body; with 24 mm its labels of real scans changed."""
 BLOCK_MM = 8.0
 """Edge of the blocks whose mean is compared with air: noise is averaged out, a child's ankle is not."""
 AIR = 0.05
@@ -48,7 +46,7 @@ class View:
         return self.rows[0] == self.rows[1]
 
 
-def find_views(array: Array, plan: SlicePlan, multiple: int) -> list[View]:
+def find_views(array: Array, plan: SlicePlan, multiple: int, margin_mm: float) -> list[View]:
     """Find the box around the body, with a margin, for each `GROUP` slices.
 
     The scan alone decides: neither memory nor batch. Means of small blocks are compared with those of air;
@@ -63,6 +61,8 @@ def find_views(array: Array, plan: SlicePlan, multiple: int) -> list[View]:
     multiple : int
         What the network's rows and columns must be divisible by. Boxes begin and end at multiples of it, so
         that the network's own coarser grids lie as they do in the whole frame.
+    margin_mm : float
+        How far the network sees beyond the body at least.
 
     Returns
     -------
@@ -82,7 +82,8 @@ def find_views(array: Array, plan: SlicePlan, multiple: int) -> list[View]:
             views.append(View((start, stop), (0, 0), (0, 0)))
             continue
         body = seen > dark + AIR * (level - dark)
-        boxes = [_box(body.any(axis=1 - axis), blocks[axis], axis, plan, multiple) for axis in (0, 1)]
+        spans = [_reach(body.any(axis=1 - axis), blocks[axis], axis, plan, margin_mm) for axis in (0, 1)]
+        boxes = [_aligned(*span, plan.grid[axis], multiple) for axis, span in enumerate(spans)]
         views.append(View((start, stop), boxes[0], boxes[1]))
     return views
 
@@ -91,16 +92,22 @@ def _block(pixel_mm: float) -> int:
     return max(1, round(BLOCK_MM / pixel_mm))
 
 
-def _box(body: npt.NDArray[np.bool_], block: int, axis: int, plan: SlicePlan, multiple: int) -> Span:
-    """Return the part of one axis of the grid that holds the marked blocks (n,) and the margin."""
+def _reach(
+    body: npt.NDArray[np.bool_], block: int, axis: int, plan: SlicePlan, margin_mm: float
+) -> tuple[float, float]:
+    """Return where the marked blocks (n,) and the margin begin and end on one axis of the grid."""
     marked = np.flatnonzero(body)
-    margin = MARGIN_MM / plan.spacing_mm[1 + axis]
+    margin = margin_mm / plan.spacing_mm[1 + axis]
     scale = plan.grid[axis] / plan.frame[axis]
     first = (marked[0] * block + plan.before[axis] - margin) * scale
     last = ((marked[-1] + 1) * block + plan.before[axis] + margin) * scale
+    return float(first), float(last)
+
+
+def _aligned(first: float, last: float, grid: int, multiple: int) -> Span:
+    """Return the least span of whole multiples that holds it, within the grid."""
     start = max(int(np.floor(first / multiple)), 0) * multiple
-    stop = int(np.ceil(last / multiple)) * multiple
-    return start, min(stop, plan.grid[axis])
+    return start, min(int(np.ceil(last / multiple)) * multiple, grid)
 
 
 def _block_means(slices: Array, blocks: tuple[int, int]) -> FloatArray:

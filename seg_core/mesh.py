@@ -65,7 +65,8 @@ def surface(labelmap: LabelMap, value: int, box: Box | None = None, smooth: bool
 
 def _closed_surface(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
     # Lorensen's table: on masks, Lewiner's can let four faces meet in an edge.
-    padded = np.pad(mask, 1).astype(np.float32)
+    padded = np.zeros([n + 2 for n in mask.shape], np.float32)
+    padded[1:-1, 1:-1, 1:-1] = mask
     vertices, faces, _, _ = marching_cubes(padded, 0.5, gradient_direction="ascent", method="lorensen")
     return vertices.astype(np.float64) - 1, faces.astype(np.int32)
 

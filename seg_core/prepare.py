@@ -243,7 +243,8 @@ def prepare_slices(
     offsets = (np.arange(plan.channels) - plan.channels // 2) * plan.stride
     wanted = np.clip(slices[:, None] + offsets, 0, plan.slices - 1)
     needed, places = np.unique(wanted, return_inverse=True)
-    resized = resize_bilinear(_framed(plan.within(plan.oriented(array))[needed], plan, window), plan.grid)
+    framed = _framed(plan.within(plan.oriented(array))[needed], plan, window)
+    resized = framed if plan.frame == plan.grid else resize_bilinear(framed, plan.grid)
     channels: Float32Array = resized[places.reshape(wanted.shape)]
     return channels
 

@@ -27,13 +27,13 @@ from seg_core.prepare import SlicePlan, plan_slices, prepare_slices, restore
 from seg_core.report import Check
 from seg_core.runner import Inference, Runner
 from seg_core.sides import SideEvidence, keep_side, split_sides
-from seg_core.slice_inference import SLAB, Clock, Input, SliceInference
+from seg_core.slice_inference import SLAB, Clock, Input, Part, SliceInference
 from seg_core.statistics import BoneStatistics, bone_statistics
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, slices done and slices in all."""
 
-Labelling = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
+Labelling = Callable[[Part, npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 """Slices (n,) and their images -> their labels (n, *native)."""
 
 AIR, LIGHT_MM2 = 0.05, 200.0
@@ -191,6 +191,7 @@ class _Job:
     def run(self) -> Segmentation:
         since = time.perf_counter()
         self.array, self.window = normalised_input(self.volume.array, self.runner.spec.normalisation)
+        self.clock.add("prepare", since)
         scan = Input(self.array, self.plan, self.window)
         wanted = self.options.confidence
         self.slices = None if self.patched else SliceInference(scan, self.runner, wanted, self.clock)
@@ -198,7 +199,6 @@ class _Job:
         if self.plan.slices == 1:
             self.warnings.append("a single slice: nothing can be cleaned or checked across slices")
         span = self._range()
-        self.clock.add("range", since)
         if self.slices is None:
             classes, confidence = self._patches(span)
             span = self._keep_limb(span, classes, confidence)
@@ -236,15 +236,19 @@ class _Job:
 
     def _range(self) -> Range:
         options, spec = self.options, self.runner.spec
+        span = 0, self.plan.slices
         if options.hip_slice is not None:
-            return range_from_hip(self.plan, spec.orientation, options.hip_slice, options.hip_tolerance)
-        if self.slices is None or not spec.limb_range:
-            return 0, self.plan.slices
-        return self._limb(self.slices.whole)
+            span = range_from_hip(self.plan, spec.orientation, options.hip_slice, options.hip_tolerance)
+        self._views(span)
+        if options.hip_slice is not None or self.slices is None or not spec.limb_range:
+            return span
+        return self._limb(self.slices.labelled)
 
     def _limb(self, labels: Labelling) -> Range:
         """Find the limb from labels of slices 15 mm apart."""
+        since = time.perf_counter()
         limb = find_limb(self.plan, lambda slices: self._bone_area(slices, labels))
+        self.clock.add("range", since)
         if limb is None:
             self.warnings.append("no bone was found in slices 15 mm apart: all slices were segmented")
             return 0, self.plan.slices
@@ -256,27 +260,36 @@ class _Job:
             )
         return limb.slices
 
+    def _views(self, span: Range) -> None:
+        """Let a network of slices see the body alone, if that is allowed and changes nothing."""
+        since = time.perf_counter()
+        if self.slices is None:
+            return
+        if not self.options.whole_frame:
+            self.slices.look_at_the_body(span)
+        self.clock.add("views", since)
+
     def _bone_area(self, slices: npt.NDArray[np.int64], labels: Labelling) -> npt.NDArray[np.float64]:
         """Return how much bone single slices show, in mm2 (n,)."""
-        size = max(SLAB, self.runner.batch)
-        parts = [slices[start : start + size] for start in range(0, len(slices), size)]
-        light, darkest, done = np.zeros(len(slices)), 0.0, 0
-        areas: list[Future[npt.NDArray[np.float64]]] = []
+        parts = self.slices.apart(slices) if self.slices else [Part(n[None], self.plan) for n in slices]
+        area, light, darkest, done = np.zeros(len(slices)), np.zeros(len(slices)), 0.0, 0
         with ThreadPoolExecutor(1) as pool:
+            areas: list[Future[npt.NDArray[np.float64]]] = []
             for part, (images, seen, least) in zip(parts, made_ahead(self._coarse, parts), strict=True):
                 areas.append(pool.submit(self._cleaned_area, labels(part, images)))
-                light[done : done + len(part)] = seen
-                darkest, done = min(darkest, least), done + len(part)  # air, where it is not 0
+                light[np.searchsorted(slices, part.slices)] = seen
+                darkest, done = min(darkest, least), done + len(part.slices)  # air, where it is not 0
                 self.progress("range", done, len(slices))
-        area = np.concatenate([np.zeros(0), *(part.result() for part in areas)])
+            for part, found in zip(parts, areas, strict=True):
+                area[np.searchsorted(slices, part.slices)] = found.result()
         return np.where(light - darkest >= AIR * (light.max() - darkest), area, 0.0)
 
-    def _coarse(
-        self, slices: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]:
-        """Return images of slices (n,), the light of each (n,), and what is darkest in them."""
-        images = prepare_slices(self.array, self.plan, self.window, slices)
-        return images, self._light(images[:, self.plan.channels // 2]), float(images.min())
+    def _coarse(self, part: Part) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | float, float]:
+        """Return images of slices (n,), the light of each (n,), and what is darkest in them; air has none."""
+        if part.plan is None:
+            return np.empty((0, 0, 0, 0), np.float32), 0.0, 0.0
+        images = prepare_slices(self.array, part.plan, self.window, part.slices)
+        return images, self._light(images[:, self.plan.channels // 2], part.plan), float(images.min())
 
     def _cleaned_area(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return the area of bone in slices (n, rows, columns) that counts, in mm2 (n,)."""
@@ -285,20 +298,16 @@ class _Job:
         area: npt.NDArray[np.float64] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
         return area
 
-    def _light(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _light(self, images: npt.NDArray[np.float32], plan: SlicePlan) -> npt.NDArray[np.float32]:
         """Return what the brightest 2 cm2 of each slice (n, rows, columns) reach, (n,): an ankle has that."""
         pixels = images.reshape(len(images), -1)
-        covered = self.plan.frame[0] * self.plan.frame[1] * self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
+        covered = plan.frame[0] * plan.frame[1] * plan.spacing_mm[1] * plan.spacing_mm[2]
         count = min(max(round(LIGHT_MM2 / covered * pixels.shape[1]), 1), pixels.shape[1])
         brightest: npt.NDArray[np.float32] = np.partition(pixels, -count, axis=1)[:, -count]
         return brightest
 
     def _infer(self, slices: SliceInference, span: Range) -> None:
         """Infer slices and clean each slab while the next one is inferred."""
-        since = time.perf_counter()
-        if not self.options.whole_frame:
-            slices.look_at_the_body(span)
-        self.clock.add("views", since)
         with ThreadPoolExecutor(1) as pool:
             cleaning: Future[None] | None = None
             for part in slices.run(span):
@@ -377,13 +386,11 @@ class _Job:
         """Find the limb in the labels of all slices, erase what lies beyond, clean the rest, all in place."""
         stack = self.plan.oriented(classes)
         if self.options.hip_slice is None and self.runner.spec.limb_range:
-            since = time.perf_counter()
-            span = self._limb(lambda slices, images: stack[slices])
+            span = self._limb(lambda part, images: stack[part.slices])
             for array in (classes, confidence):
                 if array is not None:
                     self.plan.oriented(array)[: span[0]] = 0
                     self.plan.oriented(array)[span[1] :] = 0
-            self.clock.add("range", since)
         for start in range(*span, SLAB):
             self._clean(classes, (start, min(start + SLAB, span[1])))
         return span

@@ -1,22 +1,21 @@
 """A network of slices over a scan: no slice twice, and where it changes nothing the body alone."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.body import GROUP, View, find_views
+from seg_core.body import GROUP, Span, View, find_views
 from seg_core.certainty import BoneConfidence
 from seg_core.intensity import Window
 from seg_core.limb_range import Range, coarse_slices
 from seg_core.memory_order import Array, zeros_like
 from seg_core.metrics import evaluate
-from seg_core.precision import LEAST_AGREEMENT
 from seg_core.prepare import SlicePlan, crop, prepare_slices
-from seg_core.runner import Runner
+from seg_core.runner import Inference, Runner
 
 Uint8Array = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
@@ -25,17 +24,12 @@ SLAB = 8
 """Slices that are prepared, inferred and cleaned together, or a batch; bounds memory, changes no label."""
 PROBES = 8
 """Slices that are inferred both ways, to see whether views change labels; a scan has four times as many."""
+MARGINS_MM = (32.0, 64.0)
+"""How far views reach beyond the body: the first margin that changes no label is taken."""
 LEAST_DSC = 0.999
-"""Of every class over these slices, in float32."""
-
-
-def least_dsc(precision: str) -> float:
-    """Return the DSC against the whole frame from which views are taken.
-
-    In few bits rounding makes of any change of the input, however small, as many other labels as it makes
-    against float32: of a twin's views no more is asked than of the twin.
-    """
-    return LEAST_DSC if precision == "fp32" else LEAST_AGREEMENT
+"""Of every class over these slices."""
+ROUNDED = 0.65
+"""In few bits a label that is no more probable than this changes by rounding, whatever the input's change."""
 
 
 @dataclass
@@ -113,14 +107,25 @@ class SliceInference:
         rows, columns = self.scan.plan.grid
         return self._pixels / max(rows * columns * int(self._done.sum()), 1)
 
-    def whole(self, slices: IntArray, images: npt.NDArray[np.float32] | None = None) -> Uint8Array:
-        """Infer slices (n,) at the whole frame, if need be; return their labels (n, *native)."""
-        missing = slices[~self._done[slices]]
-        if missing.size:
-            if images is None or missing.size < len(slices):
-                images = self._prepared(missing, self.scan.plan)
-            self._store(missing, self.scan.plan, images)
-        labels: Uint8Array = self.scan.plan.oriented(self.classes)[slices]
+    def apart(self, slices: IntArray) -> list["Part"]:
+        """Cut slices (n,) that need not follow one another into parts that are inferred in one frame each."""
+        alike: dict[tuple[Span, Span], list[int]] = {}
+        for number in slices.tolist():
+            view = self.views[number // GROUP]
+            alike.setdefault((view.rows, view.columns), []).append(number)
+        size = self.runner.batch
+        return [
+            Part(np.array(numbers[start : start + size]), self._frame(self.views[numbers[0] // GROUP]))
+            for numbers in alike.values()
+            for start in range(0, len(numbers), size)
+        ]
+
+    def labelled(self, part: "Part", images: npt.NDArray[np.float32]) -> Uint8Array:
+        """Infer slices of which `images` were prepared, if need be; return their labels (n, *native)."""
+        missing = ~self._done[part.slices]
+        if missing.any():
+            self._store(part.slices[missing], part.plan, images[missing] if part.plan else images)
+        labels: Uint8Array = self.scan.plan.oriented(self.classes)[part.slices]
         return labels
 
     def look_at_the_body(self, span: Range) -> bool:
@@ -134,24 +139,40 @@ class SliceInference:
         plan = self.scan.plan
         if span[1] - span[0] < 4 * PROBES:
             return False
-        views = find_views(self.scan.array, plan, self.runner.spec.grid.multiple)
         slices = coarse_slices(plan)
         slices = slices[(slices >= span[0]) & (slices < span[1])]
         probes = slices[np.unique(np.linspace(0, len(slices) - 1, PROBES).round().astype(np.int64))]
-        expected = np.concatenate([self.whole(probe[None]) for probe in probes])
-        found = np.zeros_like(expected)
-        for place, probe in enumerate(probes):
-            view = views[probe // GROUP]
-            if not view.empty:
-                part = plan.part(view.rows, view.columns)
-                labels = self.runner.run(self._prepared(probe[None], part), part.frame).labels
-                part.within(found[place : place + 1])[...] = crop(labels, part)
-                self._pixels += part.grid[0] * part.grid[1]
-        dsc = evaluate(found, expected, len(self.runner.spec.classes), 1.0).dsc
-        same = bool((dsc[~np.isnan(dsc)] >= least_dsc(self.runner.precision)).all())
-        if same:
-            self.views = views
-        return same
+        stored = (self._store(probe[None], plan, self._prepared(probe[None], plan)) for probe in probes)
+        whole = [found for found in stored if found is not None]
+        for margin in MARGINS_MM:
+            views = find_views(self.scan.array, plan, self.runner.spec.grid.multiple, margin)
+            labels = np.concatenate([self._glance(probe[None], views[probe // GROUP]) for probe in probes])
+            if self._same(labels, whole):
+                self.views = views
+                return True
+        return False
+
+    def _glance(self, probe: IntArray, view: View) -> Uint8Array:
+        """Return the labels (1, *native) of a slice (1,) in a view, which are not kept."""
+        labels = np.zeros((1, *self.scan.plan.native), np.uint8)
+        part = self._frame(view)
+        if part is not None:
+            found = self.runner.run(self._prepared(probe, part), part.frame)
+            part.within(labels)[...] = crop(found.labels, part)
+            self._pixels += part.grid[0] * part.grid[1]
+        return labels
+
+    def _same(self, labels: Uint8Array, whole: Sequence[Inference]) -> bool:
+        """Say whether labels (n, *native) of views are the whole frame's, but for rounding in few bits."""
+        expected = np.concatenate([crop(found.labels, self.scan.plan) for found in whole])
+        if self.runner.precision != "fp32":
+            sure = [crop(f.confidence, self.scan.plan) for f in whole if f.confidence is not None]
+            labels = np.where(np.concatenate(sure) > 255 * ROUNDED, labels, expected)
+        dsc = evaluate(labels, expected, len(self.runner.spec.classes), 1.0).dsc
+        return bool((dsc[~np.isnan(dsc)] >= LEAST_DSC).all())
+
+    def _frame(self, view: View) -> SlicePlan | None:
+        return None if view.empty else self.scan.plan.part(view.rows, view.columns)
 
     def run(self, span: Range) -> Iterator[Range]:
         """Infer what is missing of a range, slab by slab; erase what lies beyond it.
@@ -184,8 +205,7 @@ class SliceInference:
             first, last = max(view.slices[0], span[0]), min(view.slices[1], span[1])
             for start in range(first, last, size):
                 slices = np.arange(start, min(start + size, last))
-                plan = None if view.empty else self.scan.plan.part(view.rows, view.columns)
-                yield _Slab((start, start + len(slices)), slices[~self._done[slices]], plan)
+                yield _Slab((start, start + len(slices)), slices[~self._done[slices]], self._frame(view))
 
     def _finish(self, slab: "_Slab", images: Future[npt.NDArray[np.float32]]) -> Range:
         self._store(slab.missing, slab.plan, images.result())
@@ -199,8 +219,11 @@ class SliceInference:
         self.clock.add("prepare", since)
         return images
 
-    def _store(self, slices: IntArray, plan: SlicePlan | None, images: npt.NDArray[np.float32]) -> None:
-        """Infer images of slices in a frame, and write what the network says."""
+    def _store(
+        self, slices: IntArray, plan: SlicePlan | None, images: npt.NDArray[np.float32]
+    ) -> Inference | None:
+        """Infer images of slices in a frame; write and return what the network says, unless they are air."""
+        found = None
         if self.confidence is not None:
             self.scan.plan.oriented(self.confidence)[slices] = 255
         if plan is not None and slices.size:
@@ -212,6 +235,7 @@ class SliceInference:
             self.clock.add("restore", since)
             self._pixels += len(slices) * plan.grid[0] * plan.grid[1]
         self._done[slices] = True
+        return found
 
     def _write(self, slices: IntArray, plan: SlicePlan, labels: Uint8Array, confidence: Uint8Array) -> None:
         """Write labels and confidence (n, rows, columns) of a frame; what is 0 already is left untouched."""
@@ -224,6 +248,14 @@ class SliceInference:
             self.bone_confidence.keep(int(number), classes, certain, corner)
         if self.confidence is not None:
             plan.within(plan.oriented(self.confidence))[slices] = confidence
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Slices (n,) that are inferred in one frame; none in air."""
+
+    slices: IntArray
+    plan: SlicePlan | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,8 @@ from seg_core.prepare import crop, plan_slices, prepare, prepare_slices
 
 WINDOW = (0.0, 100.0)
 
+MARGIN_MM = 48.0
+
 
 @pytest.fixture
 def plan_of(make_spec):
@@ -47,13 +49,13 @@ def margins(view, plan, columns, rows):
 def test_a_view_holds_the_body_and_a_margin_or_reaches_the_frame(plan_of):
     plan = plan_of((300, 200, 40))
     columns, rows = (120, 180), (80, 130)
-    views = find_views(scan_with_a_box(plan_shape(plan), columns, rows, (0, 40)), plan, 16)
+    views = find_views(scan_with_a_box(plan_shape(plan), columns, rows, (0, 40)), plan, 16, MARGIN_MM)
     assert [view.slices for view in views] == [(0, 16), (16, 32), (32, 40)]
     for view in views:
         assert all(n % 16 == 0 for n in (*view.rows, *view.columns))
         left, right, above, below = margins(view, plan, columns, rows)
-        assert min(left, right, above, below) >= body.MARGIN_MM
-        assert max(left, right, above, below) < body.MARGIN_MM + 16 * 4 + 2 * body.BLOCK_MM
+        assert min(left, right, above, below) >= MARGIN_MM
+        assert max(left, right, above, below) < MARGIN_MM + 16 * 4 + 2 * body.BLOCK_MM
 
 
 def plan_shape(plan):
@@ -63,13 +65,13 @@ def plan_shape(plan):
 def test_slices_of_air_have_nothing_to_see(plan_of):
     plan = plan_of((300, 200, 64))
     array = scan_with_a_box((300, 200, 64), (120, 180), (80, 130), (20, 40), noise=1.0)
-    assert [view.empty for view in find_views(array, plan, 16)] == [True, False, False, True]
+    assert [view.empty for view in find_views(array, plan, 16, MARGIN_MM)] == [True, False, False, True]
 
 
 def test_neighbours_of_a_slice_are_seen(plan_of):
     plan = plan_of((300, 200, 32), channels=3, channel_fill="neighbours", neighbour_mm=10.0)
     array = scan_with_a_box((300, 200, 32), (120, 180), (80, 130), (16, 32))
-    first, second = find_views(array, plan, 16)
+    first, second = find_views(array, plan, 16, MARGIN_MM)
     assert (first.rows, first.columns) == (second.rows, second.columns)
 
 
@@ -77,9 +79,9 @@ def test_dark_limbs_are_seen_and_strong_noise_gives_the_whole_frame(plan_of):
     plan = plan_of((300, 200, 32))
     array = scan_with_a_box((300, 200, 32), (120, 180), (80, 130), (0, 32))
     array[:, :, 16:] *= 0.06  # far from the coil
-    assert not any(view.empty for view in find_views(array, plan, 16))
+    assert not any(view.empty for view in find_views(array, plan, 16, MARGIN_MM))
     noisy = scan_with_a_box((300, 200, 32), (120, 180), (80, 130), (0, 32), noise=150.0)
-    for view in find_views(noisy, plan, 16):
+    for view in find_views(noisy, plan, 16, MARGIN_MM):
         assert (view.rows, view.columns) == ((0, plan.grid[0]), (0, plan.grid[1]))
 
 
@@ -116,8 +118,8 @@ def test_threads_and_order_change_no_bit_of_the_means(dtype, monkeypatch):
 
 def test_views_do_not_depend_on_how_the_scan_is_stored(plan_of):
     array = scan_with_a_box((300, 200, 40), (120, 180), (80, 130), (5, 40), noise=2.0)
-    expected = find_views(array, plan_of((300, 200, 40)), 16)
-    assert find_views(np.ascontiguousarray(array), plan_of((300, 200, 40)), 16) == expected
+    expected = find_views(array, plan_of((300, 200, 40)), 16, MARGIN_MM)
+    assert find_views(np.ascontiguousarray(array), plan_of((300, 200, 40)), 16, MARGIN_MM) == expected
     assert len(expected) == -(-40 // GROUP)
 
 

@@ -47,7 +47,7 @@ def test_made_up_legs_are_found(legs, any_runner):
     inside = found.confidence.array[:, :, found.slices[0] : found.slices[1]]
     assert inside.min() >= 255 // 5
     assert found.axis == 2
-    assert set(found.seconds) == (steps if runner.spec.patch is None else steps - {"prepare", "views"})
+    assert set(found.seconds) == (steps if runner.spec.patch is None else steps - {"views"})
     assert found.warnings == ()
     assert np.array_equal(scan.array, before)
 
@@ -84,12 +84,11 @@ def test_the_coarse_pass_takes_several_slices_at_once_and_prepares_ahead(legs, r
 
     monkeypatch.setattr(whole, "prepare_slices", watched_prepare)
     monkeypatch.setattr(runner, "run", watched_run)
-    segment(legs[0], runner, progress=lambda step, done, total: asked.append(step))
+    options = SegmentOptions(whole_frame=True)
+    segment(legs[0], runner, options, progress=lambda step, done, total: asked.append(step))
     coarse = asked[: len(asked) - asked[::-1].index("range")]  # a call, a word of progress, and so on
     count = len(coarse_slices(plan_slices(legs[0].geometry, runner.spec)))
-    assert sum(coarse[::2]) == count > 2 * module.SLAB
-    assert max(coarse[::2]) == module.SLAB
-    assert len(coarse[::2]) == -(-count // module.SLAB)
+    assert coarse[::2] == [runner.batch] * count
     assert len(threads) == 1
     assert threading.current_thread() not in threads
 

@@ -3,10 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from seg_core import slice_inference
 from seg_core.geometry import Volume
 from seg_core.limb_range import coarse_slices
 from seg_core.model_spec import Grid
-from seg_core.prepare import plan_slices
+from seg_core.prepare import plan_slices, prepare_slices
 from seg_core.runner import Runner
 from seg_core.segment import SegmentOptions, segment
 from seg_core.slice_inference import PROBES, Clock, Input, SliceInference
@@ -17,9 +18,9 @@ WINDOW = (0.0, 255.0)
 class Watched:
     """A runner that counts slices, and may answer otherwise where it does not see the whole frame."""
 
-    def __init__(self, runner, whole, wrong=False):
+    def __init__(self, runner, whole, wrong=False, precision="fp32", sure=None):
         self.runner, self.spec, self.batch, self.device = runner, runner.spec, runner.batch, runner.device
-        self.precision = runner.precision
+        self.precision, self.sure = precision, sure
         self.whole, self.wrong, self.seen = whole, wrong, 0
 
     def run(self, images, size, confidence=False):
@@ -27,6 +28,8 @@ class Watched:
         found = self.runner.run(images, size, confidence)
         if self.wrong and images.shape[2:] != self.whole:
             return replace(found, labels=np.where(found.labels == 2, 1, found.labels).astype(np.uint8))
+        if self.sure is not None and confidence:
+            return replace(found, confidence=np.full_like(found.labels, round(255 * self.sure)))
         return found
 
 
@@ -74,6 +77,26 @@ def test_where_views_would_change_labels_the_whole_frame_is_seen(long_legs, runn
     assert found.share > 1  # the probes were seen twice
 
 
+@pytest.mark.parametrize(
+    ("precision", "sure", "taken"), [("int8", 0.6, True), ("int8", 0.7, False), ("fp32", 0.6, False)]
+)
+def test_in_few_bits_what_rounding_may_change_speaks_against_no_view(
+    long_legs, runner, precision, sure, taken
+):
+    watched = Watched(runner, (64, 64), True, precision, sure)
+    assert (segment(long_legs[0], watched).share < 0.8) == taken
+
+
+def test_a_wider_margin_is_taken_where_a_narrow_one_changes_labels(long_legs, runner, monkeypatch):
+    scan = long_legs[0]
+    monkeypatch.setattr(slice_inference, "MARGINS_MM", (64.0,))
+    wide = segment(scan, runner)
+    monkeypatch.setattr(slice_inference, "MARGINS_MM", (-48.0, 64.0))  # the first cuts bone away
+    found = segment(scan, runner)
+    assert found.share > wide.share  # and was tried
+    assert np.array_equal(found.labels.array, wide.labels.array)
+
+
 def test_a_short_scan_is_seen_whole(legs, runner):
     scan = Volume(legs[0].array[:, :, :20], legs[0].geometry.window((0, 0, 0), (64, 64, 20)))
     assert segment(scan, runner).share == 1
@@ -83,7 +106,8 @@ def test_what_lies_beyond_the_range_is_erased(long_legs, runner):
     scan = long_legs[0]
     plan = plan_slices(scan.geometry, runner.spec)
     slices = SliceInference(Input(scan.array, plan, WINDOW), runner, True, Clock())
-    slices.whole(np.arange(0, 200, 9))
+    for part in slices.apart(np.arange(0, 200, 9)):
+        slices.labelled(part, prepare_slices(scan.array, part.plan, WINDOW, part.slices))
     parts = list(slices.run((30, 50)))
     assert parts == [(30, 32), (32, 40), (40, 48), (48, 50)]
     for array in (slices.classes, slices.confidence):
