@@ -78,7 +78,7 @@ def test_where_views_would_change_labels_the_whole_frame_is_seen(long_legs, runn
 
 
 @pytest.mark.parametrize(
-    ("precision", "sure", "taken"), [("int8", 0.6, True), ("int8", 0.7, False), ("fp32", 0.6, False)]
+    ("precision", "sure", "taken"), [("int8", 0.65, True), ("int8", 0.75, False), ("fp32", 0.65, False)]
 )
 def test_in_few_bits_what_rounding_may_change_speaks_against_no_view(
     long_legs, runner, precision, sure, taken
