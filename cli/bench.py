@@ -14,7 +14,7 @@ from cli.console import debug_option
 @click.option("--batch", multiple=True, type=int, default=(1, 4), show_default=True, help="Slices a call.")
 @click.option("--rounds", default=3, show_default=True, help="How often each backend has its turn.")
 @click.option("--backend", multiple=True, help="Part of a backend's name; all by default.")
-@click.option("--against", metavar="FILE", help="backends.json of an earlier run: says what got slower.")
+@click.option("--against", metavar="FILE", help="An earlier backends.json: 8 where something got slower.")
 @click.option("-o", "--output", help="Folder for backends.json, backends.md and backends.png.")
 @debug_option
 @click.pass_context

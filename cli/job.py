@@ -239,7 +239,7 @@ def _facts(
 
 
 def _shortcomings(found: Segmentation, checks: list[Check]) -> list[str]:
-    """Return what `--strict` does not accept; of a single leg, the other leg is not missed."""
+    """Return what `--strict` does not accept; where one leg alone is seen, the other is not missed here."""
     kind = found.sides.kind if found.sides else "none"
     single = kind in ("laterality", "fibula")
     seen = {row.side for row in found.bones if row.voxels}
