@@ -63,6 +63,9 @@ class TrainForm:
                 [], label="Subjects held back, to choose the best network by", multiple=True
             )
             self.held.props("outlined dense use-chips")
+            parts.text(
+                "With nobody held back all epochs are trained, and the last network is kept.", "muted small"
+            )
         with parts.card("2  Network"):
             self._network()
         with parts.card("3  Run"):
@@ -140,11 +143,10 @@ class TrainForm:
         """Put the training in the queue."""
         names = dataset_subjects(Path(self.data.value))
         held = list(self.held.value or [])
-        if not held or len(held) == len(names):
-            parts.complain(LlsError(
-                f"{words.plural(len(held), 'subject')} of {len(names)} held back",
-                "at least one held back, and one to learn from",
-            ))  # fmt: skip
+        if len(held) == len(names):
+            parts.complain(
+                LlsError(f"all {words.plural(len(names), 'subject')} held back", "one to learn from")
+            )
             return
         self.start.set_enabled(False)  # a second click would ask for the same again
         trainer, network = self.network.value.split("/", 1)

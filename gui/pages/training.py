@@ -156,7 +156,7 @@ def _draw(loss: ui.echart, dsc: ui.echart, rows: list[dict[str, float]]) -> None
     lines = [_series("mean", "#8f9baa", [row["dsc"] for row in rows], width=3)]
     for place, key in enumerate(names, 1):
         red, green, blue = colours[place]
-        points = [None if math.isnan(row[key]) else row[key] for row in rows]
+        points = [row[key] for row in rows]
         lines.append(_series(key.removeprefix("dsc_"), f"rgb({red},{green},{blue})", points))
     dsc.options["series"] = lines
     for chart in (loss, dsc):
@@ -165,11 +165,12 @@ def _draw(loss: ui.echart, dsc: ui.echart, rows: list[dict[str, float]]) -> None
     dsc.update()
 
 
-def _series(name: str, colour: str, points: list[float | None], width: int = 2) -> dict[str, Any]:
+def _series(name: str, colour: str, points: list[float], width: int = 2) -> dict[str, Any]:
+    """Return a line; what is not a number, because nothing was validated, is left open."""
     return {
         "name": name,
         "type": "line",
-        "data": points,
+        "data": [None if math.isnan(point) else point for point in points],
         "showSymbol": len(points) < 30,
         "lineStyle": {"color": colour, "width": width},
         "itemStyle": {"color": colour},

@@ -57,6 +57,12 @@ def test_the_command_line_understands_what_the_page_asks(job_of, kind):
         assert json.loads((folder / "subjects.json").read_text())["subjects"] == REQUESTS[kind]["subjects"]
 
 
+def test_with_nobody_held_back_nothing_is_validated(job_of):
+    asked = arguments(*job_of("train", REQUESTS["train"] | {"validation_subjects": []}))
+    assert asked[asked.index("--validation") + 1] == "none"
+    assert "--validation" not in arguments(*job_of("train", REQUESTS["train"]))
+
+
 def test_flags_leave_out_what_was_not_asked_for():
     asked = {"a_b": True, "c": False, "d": None, "e": "", "f": 0, "g": "--x y", "h": 1.5}
     assert flags(asked) == ["--a-b", "--f=0", "--g=--x y", "--h=1.5"]
