@@ -3,21 +3,20 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from seg_core.colours import bone_colours
 from seg_core.geometry import LabelMap, Volume
 from seg_core.labels import sided_labels
-from seg_core.mesh import surface
 from seg_core.model_spec import ModelSpec
 from seg_core.moments import label_moments
 from seg_core.nifti import write_label_table, write_labels, write_volume
 from seg_core.output import check_free, staged_output
 from seg_core.ply import write_ply
-from seg_core.preview import write_preview
 from seg_core.report import (
     Check,
     RunFacts,
@@ -129,7 +128,9 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
         scan = read_scan(path, settings.series)
     with clock.step("segment", side=settings.options.side, laterality=scan.laterality):
         options = replace(settings.options, laterality=scan.laterality)
-        found = segment(scan.volume, runner, options, progress)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(_import_writers)
+            found = segment(scan.volume, runner, options, progress)
     clock.steps += _inner_steps(runner, settings.options, found)
     with staged_output(settings.target, name, settings.overwrite) as stage:
         subtitle = f"model {runner.spec.name}, for research use"
@@ -142,6 +143,13 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
             report = build_report(facts, stage, checks)  # which lists the page too
         write_report(stage / f"{name}_report.json", report)
     return Result(name, settings.target, report, found.bones, tuple(_shortcomings(found, checks)))
+
+
+def _import_writers() -> None:
+    """Import what only writing needs, half a second of it, while the network computes."""
+    for name in ("nibabel", "seg_core.mesh", "seg_core.preview"):
+        with suppress(ImportError):  # raised again by whoever uses it
+            import_module(name)
 
 
 def _inner_steps(runner: Runner, options: SegmentOptions, found: Segmentation) -> list[Step]:
@@ -168,6 +176,8 @@ def _write_files(
     clock: _Clock,
 ) -> list[Check]:
     """Write everything but the report into the stage, and prove the geometry of what was written."""
+    from seg_core.preview import write_preview
+
     (name, subtitle), (volume, found) = titles, made
     preview = stage / f"{name}_preview.png"
     with ThreadPoolExecutor(1) as pool:
@@ -191,6 +201,8 @@ def _write_files(
 
 
 def _write_meshes(stage: Path, name: str, labels: LabelMap, space: Literal["lps", "ras"]) -> None:
+    from seg_core.mesh import surface
+
     colours = bone_colours(labels.labels)
     for value, moments in label_moments(labels.array).items():
         mesh = surface(labels, value, moments.box)

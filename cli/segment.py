@@ -134,12 +134,17 @@ def segment(
 
 
 def _open(flags: dict[str, Any]) -> tuple["Runner", "Settings"]:
-    """Open the model, before any scan is read."""
-    from cli.job import Settings
-    from seg_core.runner import Runner
-    from seg_core.segment import SegmentOptions
+    """Open the model, before any scan is read; the runtime does so while the rest is imported."""
+    from concurrent.futures import ThreadPoolExecutor
 
-    runner = Runner(flags["model"], flags["device"], precision=flags["precision"])
+    from seg_core.runner import Runner
+
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Runner, flags["model"], flags["device"], precision=flags["precision"])
+        from cli.job import Settings
+        from seg_core.segment import SegmentOptions
+
+        runner = opening.result()
     options = SegmentOptions(
         side=flags["side"],
         hip_slice=flags["hip_slice"],

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from seg_core.errors import ModelError, ScanError
 from seg_core.kernel import kernel
@@ -46,6 +45,8 @@ def normalised_input(array: Array, normalisation: Normalisation) -> tuple[Array,
 
 def _zeros_at_the_border(array: Array) -> npt.NDArray[np.bool_]:
     """Return the zeros that reach the border over faces; those inside a body stay with it."""
+    from scipy import ndimage
+
     found, count = ndimage.label(array == 0)
     reaching = np.zeros(count + 1, bool)
     for axis in range(array.ndim):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from seg_core.intensity import Window, scale
 from seg_core.patches import patch_labels
@@ -64,6 +63,8 @@ def resample_cubic(volume: Float32Array, shape: tuple[int, ...], coarse: int | N
         return volume
     across = tuple(axis for axis in range(3) if axis != coarse)
     factors = [shape[axis] / volume.shape[axis] if axis in across else 1.0 for axis in range(3)]
+    from scipy import ndimage
+
     cubic = ndimage.zoom(volume, factors, order=3, mode="nearest", grid_mode=True)
     cubic = np.clip(cubic, volume.min(across, keepdims=True), volume.max(across, keepdims=True))
     if coarse is None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.moments import label_moments
@@ -187,6 +186,8 @@ def lit(coverage: npt.NDArray[np.float32], depth: npt.NDArray[np.float32], scale
     ndarray, (rows, columns)
         Lambert's brightness, 0.3 to 1, lit from above and the viewer's left; pixels are smoothed over 2.4 mm.
     """
+    from scipy import ndimage
+
     blur = 2.4 * scale
     weight = ndimage.gaussian_filter(coverage, blur)
     filled = ndimage.gaussian_filter(depth, blur)

@@ -22,6 +22,15 @@ def test_nothing_heavy_is_loaded(code):
     assert result.stdout.splitlines()[-1] == "loaded []"
 
 
+def test_what_only_writing_needs_is_not_loaded_before_the_network_computes():
+    code = (
+        "import cli.job, seg_core.segment, sys;"
+        "print('loaded', [m for m in ('scipy.ndimage', 'skimage', 'nibabel') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "loaded []\n"
+
+
 CORE = """
 import sys
 for name in ("onnxruntime", "imagecodecs", "onnx", "torch", "tensorflow", "keras", "nicegui", "matplotlib"):
