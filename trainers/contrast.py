@@ -44,6 +44,9 @@ class Contrast:
         and fat in a water image, which one scanner suppresses better than another.
     bright_cortex : float
         Share of free looks in which compact bone may be of any level (as in CT); in the others it is dark.
+    alike : float
+        Share of the other free looks in which red marrow is as bright as muscle, as where fat is suppressed:
+        a dark ring alone tells a child's thin bone from the flesh around it.
     attenuation : float
         Share of free looks in which X-rays are attenuated, as in CT: soft tissues nearly alike, and smooth,
         trabecular bone a little brighter, compact bone far.
@@ -76,6 +79,7 @@ class Contrast:
     spread: float = 0.2
     dark_spread: float = 0.5
     bright_cortex: float = 0.15
+    alike: float = 0.4
     attenuation: float = 0.35
     muscles: float = 0.06
     organs: float = 0.35
@@ -151,6 +155,8 @@ def _free(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float6
     if rng.random() < 0.6:
         level[Tissue.MARROW] = level[Tissue.FAT] * rng.uniform(0.7, 1.1)
     level[Tissue.RED_MARROW] = _between(rng, level[Tissue.MARROW], level[Tissue.MUSCLE])
+    if rng.random() < contrast.alike:
+        level[Tissue.RED_MARROW] = level[Tissue.MUSCLE] * rng.uniform(0.85, 1.15)
     return level
 
 

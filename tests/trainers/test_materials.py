@@ -116,6 +116,25 @@ def test_where_x_rays_are_attenuated_bone_alone_is_bright():
     assert 0.3 < bright.mean() < 0.5  # a third, and a few others
 
 
+def test_red_marrow_is_often_as_bright_as_muscle():
+    free = {
+        share: np.array(
+            [
+                draw_levels(
+                    np.random.default_rng(s), Contrast(known=0, attenuation=0, muscles=0, alike=share)
+                )
+                for s in range(300)
+            ]
+        )
+        for share in (0.0, 0.4)
+    }
+    alike = {
+        share: (np.abs(np.log(levels[:, Tissue.RED_MARROW] / levels[:, Tissue.MUSCLE])) < 0.17).mean()
+        for share, levels in free.items()
+    }
+    assert alike[0.4] - alike[0.0] > 0.2
+
+
 @pytest.mark.parametrize(
     "mixtures", [np.zeros((1, 4, 4), np.uint32), np.full((1, 1, 4, 4), MATERIALS << 8, np.uint32)]
 )
