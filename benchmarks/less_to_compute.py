@@ -3,15 +3,16 @@
     python -m benchmarks.less_to_compute --model MODEL [SCAN...]
 
 For each scan: the DSC of every bone against the labels of the whole frame, the share of pixels that the
-network computed, and of its time; runs take turns. Without scans the first of each subject of
-`benchmarks.accuracy`, ordinary and hard, is drawn. Less than `WANTED` in a bone is a failure, in any
-precision; what `lls segment` itself asks of a few slices in 8 bits is less (`slice_inference.least_dsc`).
+network computed, and of its time; runs take turns. Where the truth lies beside the scan (`labels.nii.gz`),
+how much nearer to it or farther from it views are than the whole frame. Without scans the first of each
+subject of `benchmarks.accuracy`, ordinary and hard, is drawn. Less than `WANTED` in a bone is a failure, in
+any precision, though rounding in 8 bits alone may make it less (`slice_inference.ROUNDED`).
 """
 
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +21,9 @@ import numpy as np
 from benchmarks.accuracy import TESTS, configurations
 from benchmarks.command import command, parser_of, write_figures
 from benchmarks.looks import keep_scan
+from seg_core.geometry import LabelMap
 from seg_core.metrics import evaluate
+from seg_core.nifti import read_labels
 from seg_core.runner import Runner
 from seg_core.scan import read_scan
 from seg_core.segment import Segmentation, SegmentOptions, segment
@@ -42,12 +45,15 @@ class Less:
         Of the seconds that range, views and inference take.
     dsc : dict of str to float
         A bone and side against the whole frame; those that neither has are left out.
+    change : dict of str to float
+        DSC against the truth, less the whole frame's; empty where there is no truth.
     """
 
     scan: str
     share: float
     time: float
     dsc: dict[str, float]
+    change: dict[str, float] = field(default_factory=dict)
 
 
 def compare(path: Path, runner: Runner, repetitions: int = 1) -> Less:
@@ -61,10 +67,30 @@ def compare(path: Path, runner: Runner, repetitions: int = 1) -> Less:
             took = sum(found[whole].seconds[step] for step in ("range", "views", "infer"))
             seconds[whole] += [took] if n else []
     less, whole_labels = found[False].labels, found[True].labels
-    scores = evaluate(less, whole_labels).dsc
-    dsc = {less.labels[n]: float(value) for n, value in enumerate(scores, 1) if not np.isnan(value)}
+    dsc, change = _dsc(less, whole_labels), {}
+    if (path.parent / "labels.nii.gz").is_file():
+        truth = read_labels(path.parent / "labels.nii.gz")
+        ours, theirs = _dsc(less, truth), _dsc(whole_labels, truth)
+        change = {bone: value - theirs[bone] for bone, value in ours.items()}
     name = path.parent.name if path.name == "dicom" else path.name
-    return Less(name, found[False].share, median(seconds[False]) / median(seconds[True]), dsc)
+    return Less(name, found[False].share, median(seconds[False]) / median(seconds[True]), dsc, change)
+
+
+def _dsc(labels: LabelMap, others: LabelMap) -> dict[str, float]:
+    """Return the DSC of each bone and side that one of the two has."""
+    scores = evaluate(labels, others).dsc
+    return {labels.labels[n]: float(value) for n, value in enumerate(scores, 1) if not np.isnan(value)}
+
+
+def line(less: Less) -> str:
+    """Say what views bring in one scan."""
+    bone, dsc = min(less.dsc.items(), key=lambda item: item[1], default=("no bone", 1.0))
+    text = f"{less.scan}: {less.share:.2f} of the pixels, {less.time:.2f} of the time"
+    text += f", least DSC {dsc:.4f} ({bone})"
+    if not less.change:
+        return text
+    changes = less.change.values()
+    return f"{text}; against the truth {min(changes):+.4f} to {max(changes):+.4f}"
 
 
 def drawn(folder: Path) -> Iterator[Path]:
@@ -97,12 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         for path in options.scan or drawn(options.scans or Path(temporary)):
             done.append(compare(path, runner, options.repetitions))
-            worst = min(done[-1].dsc.items(), key=lambda item: item[1], default=("no bone", 1.0))
-            print(
-                f"{done[-1].scan}: {done[-1].share:.2f} of the pixels, {done[-1].time:.2f} of the time,"
-                f" least DSC {worst[1]:.4f} ({worst[0]})",
-                flush=True,
-            )
+            print(line(done[-1]), flush=True)
     write_figures(options.json, [asdict(less) for less in done])
     return int(any(value < WANTED for less in done for value in less.dsc.values()))
 

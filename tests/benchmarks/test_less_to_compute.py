@@ -2,13 +2,15 @@ import json
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import less_to_compute
 from benchmarks.accuracy import configurations
 from benchmarks.less_to_compute import drawn, main
 from seg_core.errors import UsageError
-from seg_core.nifti import write_volume
+from seg_core.geometry import LabelMap
+from seg_core.nifti import write_label_table, write_labels, write_volume
 
 
 def test_it_says_what_views_bring_and_that_labels_stay(make_legs, make_spec, make_onnx, tmp_path, capsys):
@@ -16,7 +18,10 @@ def test_it_says_what_views_bring_and_that_labels_stay(make_legs, make_spec, mak
 
     model = tmp_path / "tiny.onnx"
     model.write_bytes(make_onnx(make_spec(grid=Grid("size", (64, 64), multiple=8))))
-    write_volume(tmp_path / "legs.nii.gz", make_legs((128, 128, 200), (4.0, 4.0, 5.0))[0])
+    scan, truth = make_legs((128, 128, 200), (4.0, 4.0, 5.0))
+    write_volume(tmp_path / "legs.nii.gz", scan)
+    write_labels(tmp_path / "labels.nii.gz", truth)
+    write_label_table(tmp_path / "labels.json", truth.labels)
     assert (
         main([str(tmp_path / "legs.nii.gz"), "--model", str(model), "--json", str(tmp_path / "out.json")])
         == 0
@@ -25,7 +30,8 @@ def test_it_says_what_views_bring_and_that_labels_stay(make_legs, make_spec, mak
     assert 0 < less["share"] < 0.75
     assert len(less["dsc"]) == 8
     assert set(less["dsc"].values()) == {1.0}
-    assert "least DSC 1.0000" in capsys.readouterr().out
+    assert set(less["change"].values()) == {0.0}
+    assert "against the truth +0.0000 to +0.0000" in capsys.readouterr().out
 
 
 def test_the_first_runs_count_nowhere_and_each_begins_every_second_time(legs, monkeypatch):
@@ -42,6 +48,25 @@ def test_the_first_runs_count_nowhere_and_each_begins_every_second_time(legs, mo
     found = less_to_compute.compare(less_to_compute.Path("scan"), None, 2)
     assert order == [True, False, False, True, True, False]
     assert found.time == 0.25
+
+
+def test_views_are_compared_with_the_truth_too(monkeypatch, legs, tmp_path):
+    truth = legs[1]
+    less = LabelMap(np.where(truth.array == 1, 0, truth.array).astype(np.uint8), truth.geometry, truth.labels)
+    write_labels(tmp_path / "labels.nii.gz", truth)
+    write_label_table(tmp_path / "labels.json", truth.labels)
+
+    def segment(volume, runner, options):
+        labels = truth if options.whole_frame else less
+        return SimpleNamespace(
+            seconds=dict.fromkeys(("range", "views", "infer"), 1.0), labels=labels, share=1
+        )
+
+    monkeypatch.setattr(less_to_compute, "segment", segment)
+    monkeypatch.setattr(less_to_compute, "read_scan", lambda path: SimpleNamespace(volume=None))
+    found = less_to_compute.compare(tmp_path / "dicom", None)
+    assert found.change["right_tibia"] == -1
+    assert found.change["left_tibia"] == 0
 
 
 @pytest.mark.parametrize(
