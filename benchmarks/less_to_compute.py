@@ -22,7 +22,7 @@ from benchmarks.accuracy import TESTS, configurations
 from benchmarks.command import command, parser_of, write_figures
 from benchmarks.looks import keep_scan
 from seg_core.geometry import LabelMap
-from seg_core.metrics import evaluate
+from seg_core.metrics import evaluate, leave_unknown
 from seg_core.nifti import read_labels
 from seg_core.runner import Runner
 from seg_core.scan import read_scan
@@ -67,19 +67,25 @@ def compare(path: Path, runner: Runner, repetitions: int = 1) -> Less:
             took = sum(found[whole].seconds[step] for step in ("range", "views", "infer"))
             seconds[whole] += [took] if n else []
     less, whole_labels = found[False].labels, found[True].labels
-    dsc, change = _dsc(less, whole_labels), {}
-    if (path.parent / "labels.nii.gz").is_file():
-        truth = read_labels(path.parent / "labels.nii.gz")
-        ours, theirs = _dsc(less, truth), _dsc(whole_labels, truth)
-        change = {bone: value - theirs[bone] for bone, value in ours.items()}
+    dsc, beside = _dsc(less, whole_labels), path.parent / "labels.nii.gz"
+    change = _change(less, whole_labels, read_labels(beside)) if beside.is_file() else {}
     name = path.parent.name if path.name == "dicom" else path.name
     return Less(name, found[False].share, median(seconds[False]) / median(seconds[True]), dsc, change)
 
 
+def _change(less: LabelMap, whole: LabelMap, truth: LabelMap) -> dict[str, float]:
+    """Return the DSC against the truth, less the whole frame's; nothing where labels mean other bones."""
+    if less.labels != whole.labels or not less.labels.items() <= truth.labels.items():
+        return {}
+    ours, theirs = (_dsc(*leave_unknown(labels, truth)) for labels in (less, whole))
+    # A bone that neither these labels nor the truth have is right.
+    return {bone: ours.get(bone, 1.0) - theirs.get(bone, 1.0) for bone in {**theirs, **ours}}
+
+
 def _dsc(labels: LabelMap, others: LabelMap) -> dict[str, float]:
     """Return the DSC of each bone and side that one of the two has."""
-    scores = evaluate(labels, others).dsc
-    return {labels.labels[n]: float(value) for n, value in enumerate(scores, 1) if not np.isnan(value)}
+    names, scores = {**others.labels, **labels.labels}, evaluate(labels, others).dsc
+    return {names[n]: float(value) for n, value in enumerate(scores, 1) if not np.isnan(value)}
 
 
 def line(less: Less) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +32,9 @@ from seg_core.segment import Segmentation, SegmentOptions, segment
 from seg_core.statistics import BoneStatistics, write_statistics
 
 Progress = Callable[[str, int, int], None]
+
+_WRITERS = ("nibabel", "seg_core.mesh", "seg_core.preview")
+"""What only writing needs: half a second of imports, while the network computes."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
     with clock.step("segment", side=settings.options.side, laterality=scan.laterality):
         options = replace(settings.options, laterality=scan.laterality)
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(_import_writers)
+            for module in _WRITERS:  # what fails fails again where it is used
+                pool.submit(import_module, module)
             found = segment(scan.volume, runner, options, progress)
     clock.steps += _inner_steps(runner, settings.options, found)
     with staged_output(settings.target, name, settings.overwrite) as stage:
@@ -143,13 +147,6 @@ def run_job(path: Path, name: str, runner: Runner, settings: Settings, progress:
             report = build_report(facts, stage, checks)  # which lists the page too
         write_report(stage / f"{name}_report.json", report)
     return Result(name, settings.target, report, found.bones, tuple(_shortcomings(found, checks)))
-
-
-def _import_writers() -> None:
-    """Import what only writing needs, half a second of it, while the network computes."""
-    for name in ("nibabel", "seg_core.mesh", "seg_core.preview"):
-        with suppress(ImportError):  # raised again by whoever uses it
-            import_module(name)
 
 
 def _inner_steps(runner: Runner, options: SegmentOptions, found: Segmentation) -> list[Step]:

@@ -1,5 +1,6 @@
 """Where the body is in each stretch of slices, so that a network need not look at air."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from seg_core.memory_order import Array
 from seg_core.prepare import SlicePlan
 from seg_core.threads import in_parts
 
+BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 Span = tuple[int, int]
 """First index and one past the last."""
@@ -46,8 +48,10 @@ class View:
         return self.rows[0] == self.rows[1]
 
 
-def find_views(array: Array, plan: SlicePlan, multiple: int, margin_mm: float) -> list[View]:
-    """Find the box around the body, with a margin, for each `GROUP` slices.
+def find_views(
+    array: Array, plan: SlicePlan, multiple: int, margins_mm: Sequence[float]
+) -> Iterator[list[View]]:
+    """Find the box around the body for each `GROUP` slices, with one margin after the other.
 
     The scan alone decides: neither memory nor batch. Means of small blocks are compared with those of air;
     noise that hides the difference, or ghosts, only make a box larger, up to the whole frame.
@@ -61,46 +65,55 @@ def find_views(array: Array, plan: SlicePlan, multiple: int, margin_mm: float) -
     multiple : int
         What the network's rows and columns must be divisible by. Boxes begin and end at multiples of it, so
         that the network's own coarser grids lie as they do in the whole frame.
-    margin_mm : float
+    margins_mm : sequence of float
         How far the network sees beyond the body at least.
 
-    Returns
-    -------
+    Yields
+    ------
     list of View
         In order, all slices among them.
     """
     blocks = (_block(plan.spacing_mm[1]), _block(plan.spacing_mm[2]))
-    means = _block_means(plan.oriented(array), blocks)
+    bodies = _bodies(_block_means(plan.oriented(array), blocks), plan)
+
+    def box(body: BoolArray, axis: int, margin_mm: float) -> Span:
+        marked = np.flatnonzero(body.any(axis=1 - axis))
+        first, last = _reach((marked[0], marked[-1] + 1), blocks[axis], axis, plan, margin_mm)
+        return _aligned(first, last, plan.grid[axis], multiple)
+
+    for margin_mm in margins_mm:
+        yield [
+            View(slices, box(body, 0, margin_mm), box(body, 1, margin_mm))
+            if body.any()
+            else View(slices, (0, 0), (0, 0))
+            for slices, body in bodies
+        ]
+
+
+def _bodies(means: FloatArray, plan: SlicePlan) -> list[tuple[Span, BoolArray]]:
+    """Return each `GROUP` slices and the blocks (rows, columns) that show the body there; in air none."""
     dark, bright = np.percentile(means, (DARK, BRIGHT))
     reach = plan.channels // 2 * plan.stride
-    views = []
+    bodies = []
     for start in range(0, plan.slices, GROUP):
         stop = min(start + GROUP, plan.slices)
         seen = means[max(start - reach, 0) : stop + reach].max(axis=0)
         level = min(float(seen.max()), float(bright))
-        if level - dark <= AIR * (bright - dark):
-            views.append(View((start, stop), (0, 0), (0, 0)))
-            continue
-        body = seen > dark + AIR * (level - dark)
-        spans = [_reach(body.any(axis=1 - axis), blocks[axis], axis, plan, margin_mm) for axis in (0, 1)]
-        boxes = [_aligned(*span, plan.grid[axis], multiple) for axis, span in enumerate(spans)]
-        views.append(View((start, stop), boxes[0], boxes[1]))
-    return views
+        air = level - dark <= AIR * (bright - dark)
+        bodies.append(((start, stop), (seen > dark + AIR * (level - dark)) & (not air)))
+    return bodies
 
 
 def _block(pixel_mm: float) -> int:
     return max(1, round(BLOCK_MM / pixel_mm))
 
 
-def _reach(
-    body: npt.NDArray[np.bool_], block: int, axis: int, plan: SlicePlan, margin_mm: float
-) -> tuple[float, float]:
-    """Return where the marked blocks (n,) and the margin begin and end on one axis of the grid."""
-    marked = np.flatnonzero(body)
+def _reach(marked: Span, block: int, axis: int, plan: SlicePlan, margin_mm: float) -> tuple[float, float]:
+    """Return where a span of blocks and the margin begin and end on one axis of the grid."""
     margin = margin_mm / plan.spacing_mm[1 + axis]
     scale = plan.grid[axis] / plan.frame[axis]
     first = (marked[0] * block + plan.before[axis] - margin) * scale
-    last = ((marked[-1] + 1) * block + plan.before[axis] + margin) * scale
+    last = (marked[1] * block + plan.before[axis] + margin) * scale
     return float(first), float(last)
 
 

@@ -59,12 +59,12 @@ def resample_cubic(volume: Float32Array, shape: tuple[int, ...], coarse: int | N
     ndarray of float32, of ``shape``
         No darker and no brighter than the volume; with a coarse axis, than the voxels across it.
     """
+    from scipy import ndimage
+
     if volume.shape == shape:
         return volume
     across = tuple(axis for axis in range(3) if axis != coarse)
     factors = [shape[axis] / volume.shape[axis] if axis in across else 1.0 for axis in range(3)]
-    from scipy import ndimage
-
     cubic = ndimage.zoom(volume, factors, order=3, mode="nearest", grid_mode=True)
     cubic = np.clip(cubic, volume.min(across, keepdims=True), volume.max(across, keepdims=True))
     if coarse is None:

@@ -240,15 +240,15 @@ class _Job:
         if options.hip_slice is not None:
             span = range_from_hip(self.plan, spec.orientation, options.hip_slice, options.hip_tolerance)
         self._views(span)
-        if options.hip_slice is not None or self.slices is None or not spec.limb_range:
-            return span
-        return self._limb(self.slices.labelled)
+        since = time.perf_counter()
+        if options.hip_slice is None and self.slices is not None and spec.limb_range:
+            span = self._limb(self.slices.labelled)
+        self.clock.add("range", since)
+        return span
 
     def _limb(self, labels: Labelling) -> Range:
         """Find the limb from labels of slices 15 mm apart."""
-        since = time.perf_counter()
         limb = find_limb(self.plan, lambda slices: self._bone_area(slices, labels))
-        self.clock.add("range", since)
         if limb is None:
             self.warnings.append("no bone was found in slices 15 mm apart: all slices were segmented")
             return 0, self.plan.slices
@@ -262,17 +262,20 @@ class _Job:
 
     def _views(self, span: Range) -> None:
         """Let a network of slices see the body alone, if that is allowed and changes nothing."""
-        since = time.perf_counter()
         if self.slices is None:
             return
+        since = time.perf_counter()
         if not self.options.whole_frame:
             self.slices.look_at_the_body(span)
         self.clock.add("views", since)
 
     def _bone_area(self, slices: npt.NDArray[np.int64], labels: Labelling) -> npt.NDArray[np.float64]:
         """Return how much bone single slices show, in mm2 (n,)."""
-        parts = self.slices.apart(slices) if self.slices else [Part(n[None], self.plan) for n in slices]
-        area, light, darkest, done = np.zeros(len(slices)), np.zeros(len(slices)), 0.0, 0
+        if self.slices is None:
+            parts = [Part(slices[n : n + SLAB], self.plan) for n in range(0, len(slices), SLAB)]
+        else:
+            parts = self.slices.apart(slices)
+        area, light, darkest, done = np.zeros(len(slices)), np.full(len(slices), -np.inf), 0.0, 0
         with ThreadPoolExecutor(1) as pool:
             areas: list[Future[npt.NDArray[np.float64]]] = []
             for part, (images, seen, least) in zip(parts, made_ahead(self._coarse, parts), strict=True):
@@ -287,7 +290,7 @@ class _Job:
     def _coarse(self, part: Part) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | float, float]:
         """Return images of slices (n,), the light of each (n,), and what is darkest in them; air has none."""
         if part.plan is None:
-            return np.empty((0, 0, 0, 0), np.float32), 0.0, 0.0
+            return np.empty((0, 0, 0, 0), np.float32), -np.inf, 0.0
         images = prepare_slices(self.array, part.plan, self.window, part.slices)
         return images, self._light(images[:, self.plan.channels // 2], part.plan), float(images.min())
 
@@ -386,7 +389,9 @@ class _Job:
         """Find the limb in the labels of all slices, erase what lies beyond, clean the rest, all in place."""
         stack = self.plan.oriented(classes)
         if self.options.hip_slice is None and self.runner.spec.limb_range:
+            since = time.perf_counter()
             span = self._limb(lambda part, images: stack[part.slices])
+            self.clock.add("range", since)
             for array in (classes, confidence):
                 if array is not None:
                     self.plan.oriented(array)[: span[0]] = 0

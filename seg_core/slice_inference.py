@@ -23,16 +23,19 @@ IntArray = npt.NDArray[np.int64]
 SLAB = 8
 """Slices that are prepared, inferred and cleaned together, or a batch; bounds memory, changes no label."""
 PROBES = 8
-"""Slices that are inferred both ways, to see whether views change labels; a scan has four times as many."""
+"""Slices with bone that are inferred both ways, to see whether views change labels; at least half as many.
+
+They are chosen of twice as many, and a scan has four times as many.
+"""
 MARGINS_MM = (32.0, 64.0)
-"""How far views reach beyond the body: the first margin that changes no label is taken."""
+"""How far views reach beyond the body: the first margin that changes next to no label is taken."""
 LEAST_DSC = 0.999
 """Of every class over these slices."""
-ROUNDED = 0.7
-"""In few bits a label that is no more probable than this may change by rounding alone.
+ROUNDED = 0.85
+"""In 8 bits a label changes by rounding alone where its logit is no farther than this above the next.
 
 Logits of the bundled twin are off by 0.16 (root of the mean square where two classes are near each other), so
-the difference of two, in two runs, changes by 0.32; a probability of 0.7 is a difference of 0.85.
+the difference of two, in two runs, changes by 0.32.
 """
 
 
@@ -111,18 +114,23 @@ class SliceInference:
         rows, columns = self.scan.plan.grid
         return self._pixels / max(rows * columns * int(self._done.sum()), 1)
 
-    def apart(self, slices: IntArray) -> list["Part"]:
+    def apart(self, slices: IntArray, views: Sequence[View] | None = None) -> list["Part"]:
         """Cut slices (n,) that need not follow one another into parts that are inferred in one frame each."""
+        views = self.views if views is None else views
         alike: dict[tuple[Span, Span], list[int]] = {}
         for number in slices.tolist():
-            view = self.views[number // GROUP]
+            view = views[number // GROUP]
             alike.setdefault((view.rows, view.columns), []).append(number)
-        size = self.runner.batch
         return [
-            Part(np.array(numbers[start : start + size]), self._frame(self.views[numbers[0] // GROUP]))
+            Part(np.array(numbers[start : start + self._size]), self._frame(views[numbers[0] // GROUP]))
             for numbers in alike.values()
-            for start in range(0, len(numbers), size)
+            for start in range(0, len(numbers), self._size)
         ]
+
+    @property
+    def _size(self) -> int:
+        """Slices that are inferred together."""
+        return max(SLAB, self.runner.batch)
 
     def labelled(self, part: "Part", images: npt.NDArray[np.float32]) -> Uint8Array:
         """Infer slices of which `images` were prepared, if need be; return their labels (n, *native)."""
@@ -133,45 +141,59 @@ class SliceInference:
         return labels
 
     def look_at_the_body(self, span: Range) -> bool:
-        """Let the network see the body alone from now on, if that changes no label of some slices.
+        """Let the network see the body alone from now on, if that changes next to no label of some slices.
+
+        Some slices of all the span are inferred at the whole frame. Of those with bone the ones that show
+        most of each class, and others evenly between, are inferred in views too.
 
         Returns
         -------
         bool
             Whether it does.
         """
-        plan = self.scan.plan
         if span[1] - span[0] < 4 * PROBES:
             return False
-        slices = coarse_slices(plan)
+        slices = coarse_slices(self.scan.plan)
         slices = slices[(slices >= span[0]) & (slices < span[1])]
-        probes = slices[np.unique(np.linspace(0, len(slices) - 1, PROBES).round().astype(np.int64))]
-        stored = (self._store(probe[None], plan, self._prepared(probe[None], plan)) for probe in probes)
-        whole = [found for found in stored if found is not None]
-        for margin in MARGINS_MM:
-            views = find_views(self.scan.array, plan, self.runner.spec.grid.multiple, margin)
-            labels = np.concatenate([self._glance(probe[None], views[probe // GROUP]) for probe in probes])
-            if self._same(labels, whole):
+        slices = slices[:: -(-len(slices) // (2 * PROBES))]
+        labels, sure = self._whole(slices)
+        probes = _with_bone(labels, len(self.runner.spec.classes))
+        if len(probes) < PROBES // 2:
+            return False
+        multiple = self.runner.spec.grid.multiple
+        for views in find_views(self.scan.array, self.scan.plan, multiple, MARGINS_MM):
+            if self._same(self._glance(slices[probes], views), labels[probes], sure[probes]):
                 self.views = views
                 return True
         return False
 
-    def _glance(self, probe: IntArray, view: View) -> Uint8Array:
-        """Return the labels (1, *native) of a slice (1,) in a view, which are not kept."""
-        labels = np.zeros((1, *self.scan.plan.native), np.uint8)
-        part = self._frame(view)
-        if part is not None:
-            found = self.runner.run(self._prepared(probe, part), part.frame)
-            part.within(labels)[...] = crop(found.labels, part)
-            self._pixels += part.grid[0] * part.grid[1]
+    def _whole(self, slices: IntArray) -> tuple[Uint8Array, Uint8Array]:
+        """Infer slices (n,) at the whole frame; return their labels and confidence (n, *native)."""
+        plan, labels, sure = self.scan.plan, [], []
+        for start in range(0, len(slices), self._size):
+            part = slices[start : start + self._size]
+            found = self._store(part, plan, self._prepared(part, plan))
+            if found is not None and found.confidence is not None:
+                labels.append(crop(found.labels, plan))
+                sure.append(crop(found.confidence, plan))
+        return np.concatenate(labels), np.concatenate(sure)
+
+    def _glance(self, slices: IntArray, views: Sequence[View]) -> Uint8Array:
+        """Return the labels (n, *native) of slices (n,) in views, which are not kept."""
+        labels = np.zeros((len(slices), *self.scan.plan.native), np.uint8)
+        for part in self.apart(slices, views):
+            if part.plan is not None:
+                found = self.runner.run(self._prepared(part.slices, part.plan), part.plan.frame)
+                places = np.searchsorted(slices, part.slices)
+                part.plan.within(labels)[places] = crop(found.labels, part.plan)
+                self._pixels += len(places) * part.plan.grid[0] * part.plan.grid[1]
         return labels
 
-    def _same(self, labels: Uint8Array, whole: Sequence[Inference]) -> bool:
-        """Say whether labels (n, *native) of views are the whole frame's, but for rounding in few bits."""
-        expected = np.concatenate([crop(found.labels, self.scan.plan) for found in whole])
-        if self.runner.precision != "fp32":
-            sure = [crop(f.confidence, self.scan.plan) for f in whole if f.confidence is not None]
-            labels = np.where(np.concatenate(sure) > 255 * ROUNDED, labels, expected)
+    def _same(self, labels: Uint8Array, expected: Uint8Array, sure: Uint8Array) -> bool:
+        """Say whether labels (n, *native) of views are the whole frame's, but for rounding in 8 bits."""
+        if self.runner.precision == "int8":
+            rounded = 255 / (1 + np.exp(-ROUNDED / self.runner.spec.temperature))
+            labels = np.where(sure > rounded, labels, expected)
         dsc = evaluate(labels, expected, len(self.runner.spec.classes), 1.0).dsc
         return bool((dsc[~np.isnan(dsc)] >= LEAST_DSC).all())
 
@@ -204,11 +226,10 @@ class SliceInference:
 
     def _slabs(self, span: Range) -> Iterator["_Slab"]:
         """Cut a range where views end, and each view into slabs."""
-        size = max(SLAB, self.runner.batch)
         for view in self.views:
             first, last = max(view.slices[0], span[0]), min(view.slices[1], span[1])
-            for start in range(first, last, size):
-                slices = np.arange(start, min(start + size, last))
+            for start in range(first, last, self._size):
+                slices = np.arange(start, min(start + self._size, last))
                 yield _Slab((start, start + len(slices)), slices[~self._done[slices]], self._frame(view))
 
     def _finish(self, slab: "_Slab", images: Future[npt.NDArray[np.float32]]) -> Range:
@@ -252,6 +273,16 @@ class SliceInference:
             self.bone_confidence.keep(int(number), classes, certain, corner)
         if self.confidence is not None:
             plan.within(plan.oriented(self.confidence))[slices] = confidence
+
+
+def _with_bone(labels: Uint8Array, classes: int) -> IntArray:
+    """Return which slices (n, rows, columns) show most of each class, and others with bone evenly between."""
+    areas = np.stack([np.count_nonzero(labels == c, axis=(1, 2)) for c in range(1, classes + 1)])
+    bone = np.flatnonzero(areas.any(axis=0))
+    if not bone.size:
+        return bone
+    even = bone[np.linspace(0, len(bone) - 1, min(PROBES, len(bone))).round().astype(np.int64)]
+    return np.union1d(even, areas.argmax(axis=1)[areas.any(axis=1)])
 
 
 @dataclass(frozen=True, eq=False)

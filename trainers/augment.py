@@ -238,7 +238,8 @@ def _intensity(image: Images, rng: np.random.Generator, o: Augmentation, grain: 
     brightness = _draw(rng, o.brightness, o.brightness_range)
     field = rng.uniform(-1, 1, (3, 3)) * (o.bias_range if rng.random() < o.bias else 0.0)
     lattices = np.exp(field - _fading(rng, o, len(image)))
-    _shade(image, np.array([gamma, contrast, brightness, image.mean() * lattices.mean()]), lattices)
+    mean = image.mean() * lattices.mean()  # of the shaded slice, nearly
+    _shade(image, np.array([gamma, contrast, brightness, mean]), lattices)
     noise = abs(_draw(rng, o.noise, o.noise_sigma))
     if noise > 0:
         parts = grain.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(noise)
@@ -251,7 +252,7 @@ def _intensity(image: Images, rng: np.random.Generator, o: Augmentation, grain: 
 def _fading(rng: np.random.Generator, o: Augmentation, channels: int) -> npt.NDArray[np.float64]:
     """-ln(gain) (channels, 3, 3) on a lattice of slices one after the other towards a stack's end."""
     if not o.fade:
-        return np.zeros((channels, 1, 1))
+        return np.zeros((channels, 3, 3))
     middle, slope = abs(_draw(rng, o.fade, o.fade_range)), rng.uniform(-1, 1)
     share = rng.uniform(rng.random(), 1, (3, 3))
     along = middle * (1 + slope * (np.arange(channels) - channels // 2))

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +10,7 @@ from benchmarks.accuracy import configurations
 from benchmarks.less_to_compute import drawn, main
 from seg_core.errors import UsageError
 from seg_core.geometry import LabelMap
+from seg_core.labels import BONES, IGNORED, plain_labels
 from seg_core.nifti import write_label_table, write_labels, write_volume
 
 
@@ -67,6 +68,18 @@ def test_views_are_compared_with_the_truth_too(monkeypatch, legs, tmp_path):
     found = less_to_compute.compare(tmp_path / "dicom", None)
     assert found.change["right_tibia"] == -1
     assert found.change["left_tibia"] == 0
+
+
+def test_a_bone_that_one_of_the_two_invents_counts_and_other_names_do_not(legs):
+    truth = legs[1]
+    bare = replace(truth, array=np.where(truth.array == 3, 0, truth.array).astype(np.uint8))
+    assert less_to_compute._change(truth, bare, bare)["right_fibula"] == -1  # views invent one
+    assert less_to_compute._change(bare, truth, bare)["right_fibula"] == 1
+    unsided = replace(truth, labels=plain_labels(BONES), array=(truth.array > 0).astype(np.uint8))
+    assert less_to_compute._change(unsided, unsided, truth) == {}
+    doubtful = truth.array.copy()
+    doubtful[truth.array == 3] = IGNORED
+    assert less_to_compute._change(truth, bare, replace(truth, array=doubtful)).get("right_fibula") is None
 
 
 @pytest.mark.parametrize(

@@ -288,13 +288,14 @@ def test_a_failure_while_writing_leaves_nothing(
     lls, scan, tiny_model, tmp_path, monkeypatch, where, error, code, said
 ):
     import cli.job
+    import seg_core.preview
 
     def fail(path, *rest):
         path.write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(cli.job, "write_preview", lambda path, *rest: path.write_bytes(b""))
-    monkeypatch.setattr(cli.job, where, fail)
+    monkeypatch.setattr(seg_core.preview, "write_preview", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.setattr(seg_core.preview if where == "write_preview" else cli.job, where, fail)
     found, out, err = lls("segment", scan, "-o", tmp_path / "new" / "out", "--model", tiny_model)
     assert found == code
     assert said in err

@@ -37,9 +37,7 @@ def listing(folder):
 @pytest.fixture
 def no_picture(monkeypatch):
     """Leave out the slowest step, where a test is not about it."""
-    import cli.job
-
-    monkeypatch.setattr(cli.job, "write_preview", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.setattr("seg_core.preview.write_preview", lambda path, *rest: path.write_bytes(b""))
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +312,8 @@ def test_a_bone_cut_by_the_hip_slice_is_truncated(lls, scan, tiny_model, tmp_pat
     assert "not plausible" not in err
     assert re.search(r"femur\s+right\s+truncated", out)
     assert re.search(r"tibia\s+right\s+found", out)
+    steps = {step["step"]: step for step in read_json(tmp_path / "leg_report.json")["steps"]}
+    assert steps["segment: range"]["parameters"]["hip_slice"] == 25
 
 
 def test_slices_beyond_the_hip_need_the_hip(lls, scan, tiny_model, tmp_path):
@@ -403,7 +403,7 @@ def test_the_picture_is_drawn_while_meshes_are_made(lls, scan, tiny_model, tmp_p
         path.write_bytes(b"a picture")
 
     monkeypatch.setattr(cli.job, "write_ply", write)
-    monkeypatch.setattr(cli.job, "write_preview", draw)
+    monkeypatch.setattr("seg_core.preview.write_preview", draw)
     code, _, err = lls("segment", scan, "-o", tmp_path / "out", "--model", tiny_model)
     assert (code, "no space left" in err) == ((10, True) if full else (0, False))
     assert listing(tmp_path / "out") == ([] if full else FILES)

@@ -16,6 +16,11 @@ WINDOW = (0.0, 100.0)
 MARGIN_MM = 48.0
 
 
+def views_of(array, plan, multiple):
+    (views,) = find_views(array, plan, multiple, (MARGIN_MM,))
+    return views
+
+
 @pytest.fixture
 def plan_of(make_spec):
     """The plan of a scan (i, j, k) of 2 x 3 x 5 mm for a network of 4 mm pixels in multiples of 16."""
@@ -49,7 +54,7 @@ def margins(view, plan, columns, rows):
 def test_a_view_holds_the_body_and_a_margin_or_reaches_the_frame(plan_of):
     plan = plan_of((300, 200, 40))
     columns, rows = (120, 180), (80, 130)
-    views = find_views(scan_with_a_box(plan_shape(plan), columns, rows, (0, 40)), plan, 16, MARGIN_MM)
+    views = views_of(scan_with_a_box(plan_shape(plan), columns, rows, (0, 40)), plan, 16)
     assert [view.slices for view in views] == [(0, 16), (16, 32), (32, 40)]
     for view in views:
         assert all(n % 16 == 0 for n in (*view.rows, *view.columns))
@@ -65,13 +70,13 @@ def plan_shape(plan):
 def test_slices_of_air_have_nothing_to_see(plan_of):
     plan = plan_of((300, 200, 64))
     array = scan_with_a_box((300, 200, 64), (120, 180), (80, 130), (20, 40), noise=1.0)
-    assert [view.empty for view in find_views(array, plan, 16, MARGIN_MM)] == [True, False, False, True]
+    assert [view.empty for view in views_of(array, plan, 16)] == [True, False, False, True]
 
 
 def test_neighbours_of_a_slice_are_seen(plan_of):
     plan = plan_of((300, 200, 32), channels=3, channel_fill="neighbours", neighbour_mm=10.0)
     array = scan_with_a_box((300, 200, 32), (120, 180), (80, 130), (16, 32))
-    first, second = find_views(array, plan, 16, MARGIN_MM)
+    first, second = views_of(array, plan, 16)
     assert (first.rows, first.columns) == (second.rows, second.columns)
 
 
@@ -79,9 +84,9 @@ def test_dark_limbs_are_seen_and_strong_noise_gives_the_whole_frame(plan_of):
     plan = plan_of((300, 200, 32))
     array = scan_with_a_box((300, 200, 32), (120, 180), (80, 130), (0, 32))
     array[:, :, 16:] *= 0.06  # far from the coil
-    assert not any(view.empty for view in find_views(array, plan, 16, MARGIN_MM))
+    assert not any(view.empty for view in views_of(array, plan, 16))
     noisy = scan_with_a_box((300, 200, 32), (120, 180), (80, 130), (0, 32), noise=150.0)
-    for view in find_views(noisy, plan, 16, MARGIN_MM):
+    for view in views_of(noisy, plan, 16):
         assert (view.rows, view.columns) == ((0, plan.grid[0]), (0, plan.grid[1]))
 
 
@@ -118,8 +123,8 @@ def test_threads_and_order_change_no_bit_of_the_means(dtype, monkeypatch):
 
 def test_views_do_not_depend_on_how_the_scan_is_stored(plan_of):
     array = scan_with_a_box((300, 200, 40), (120, 180), (80, 130), (5, 40), noise=2.0)
-    expected = find_views(array, plan_of((300, 200, 40)), 16, MARGIN_MM)
-    assert find_views(np.ascontiguousarray(array), plan_of((300, 200, 40)), 16, MARGIN_MM) == expected
+    expected = views_of(array, plan_of((300, 200, 40)), 16)
+    assert views_of(np.ascontiguousarray(array), plan_of((300, 200, 40)), 16) == expected
     assert len(expected) == -(-40 // GROUP)
 
 

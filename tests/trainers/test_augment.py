@@ -89,7 +89,7 @@ def test_a_slice_that_fades_does_so_smoothly_and_its_neighbours_along():
     assert loss.min() > -1e-5
     middle = loss[fades, 1].reshape(-1, 9)
     assert (np.ptp(loss[fades].mean((2, 3)), 1) > 0.1).mean() > 0.3
-    assert middle.min(1).min() < 0.3 * middle.max()  # one side before the other
+    assert (middle.min(1) < 0.3 * middle.max(1)).any()  # one side before the other
     assert (middle.min(1) > 0.8 * middle.max(1)).any()  # or all at once
     between = (faded[..., 0, 0] + faded[..., 0, 4]) / 2
     np.testing.assert_allclose(faded[..., 0, 2], between, atol=1e-6)
