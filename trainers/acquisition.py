@@ -75,7 +75,7 @@ def acquire(image: Images, rng: np.random.Generator, options: Acquisition) -> No
         _zero_fill(image, rng, options)
     np.clip(np.abs(image, out=image), 0, 1, out=image)
     if rng.random() < options.shallow:
-        levels = np.float32(2 ** rng.uniform(6, 10))
+        levels = np.float32(round(2 ** rng.uniform(6, 10)))  # of whole ones the last is 1
         np.divide(np.rint(image * levels), levels, out=image)
 
 

@@ -120,6 +120,11 @@ def test_few_levels_are_stored():
     numbers = [len(np.unique(image)) for image in images]
     assert max(numbers) <= 1025
     assert min(numbers) < 100
+    bright = np.full((1, 8, 8), 2.0, np.float32)
+    for seed in range(50):  # beyond the window
+        image = bright.copy()
+        acquire(image, np.random.default_rng(seed), replace(IDEAL, shallow=1.0))
+        assert (image == 1).all()
 
 
 def test_ripples_come_before_the_window_cuts_off():
