@@ -27,7 +27,7 @@ from seg_core.prepare import SlicePlan, plan_slices, prepare_slices, restore
 from seg_core.report import Check
 from seg_core.runner import Inference, Runner
 from seg_core.sides import SideEvidence, keep_side, split_sides
-from seg_core.slice_inference import SLAB, Clock, Input, Part, SliceInference
+from seg_core.slice_inference import APART, SLAB, Clock, Input, Part, SliceInference
 from seg_core.statistics import BoneStatistics, bone_statistics
 
 Progress = Callable[[str, int, int], None]
@@ -272,7 +272,7 @@ class _Job:
     def _bone_area(self, slices: npt.NDArray[np.int64], labels: Labelling) -> npt.NDArray[np.float64]:
         """Return how much bone single slices show, in mm2 (n,)."""
         if self.slices is None:
-            parts = [Part(slices[n : n + SLAB], self.plan) for n in range(0, len(slices), SLAB)]
+            parts = [Part(slices[n : n + APART], self.plan) for n in range(0, len(slices), APART)]
         else:
             parts = self.slices.apart(slices)
         area, light, darkest, done = np.zeros(len(slices)), np.full(len(slices), -np.inf), 0.0, 0

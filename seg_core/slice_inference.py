@@ -22,6 +22,8 @@ IntArray = npt.NDArray[np.int64]
 
 SLAB = 8
 """Slices that are prepared, inferred and cleaned together, or a batch; bounds memory, changes no label."""
+APART = 2
+"""The same of slices that do not follow one another: each has neighbours of its own to be prepared."""
 PROBES = 8
 """Slices with bone that are inferred both ways, to see whether views change labels; at least half as many.
 
@@ -117,20 +119,16 @@ class SliceInference:
     def apart(self, slices: IntArray, views: Sequence[View] | None = None) -> list["Part"]:
         """Cut slices (n,) that need not follow one another into parts that are inferred in one frame each."""
         views = self.views if views is None else views
+        size = max(APART, self.runner.batch)
         alike: dict[tuple[Span, Span], list[int]] = {}
         for number in slices.tolist():
             view = views[number // GROUP]
             alike.setdefault((view.rows, view.columns), []).append(number)
         return [
-            Part(np.array(numbers[start : start + self._size]), self._frame(views[numbers[0] // GROUP]))
+            Part(np.array(numbers[start : start + size]), self._frame(views[numbers[0] // GROUP]))
             for numbers in alike.values()
-            for start in range(0, len(numbers), self._size)
+            for start in range(0, len(numbers), size)
         ]
-
-    @property
-    def _size(self) -> int:
-        """Slices that are inferred together."""
-        return max(SLAB, self.runner.batch)
 
     def labelled(self, part: "Part", images: npt.NDArray[np.float32]) -> Uint8Array:
         """Infer slices of which `images` were prepared, if need be; return their labels (n, *native)."""
@@ -170,8 +168,9 @@ class SliceInference:
     def _whole(self, slices: IntArray) -> tuple[Uint8Array, Uint8Array]:
         """Infer slices (n,) at the whole frame; return their labels and confidence (n, *native)."""
         plan, labels, sure = self.scan.plan, [], []
-        for start in range(0, len(slices), self._size):
-            part = slices[start : start + self._size]
+        size = max(APART, self.runner.batch)
+        for start in range(0, len(slices), size):
+            part = slices[start : start + size]
             found = self._store(part, plan, self._prepared(part, plan))
             if found is not None and found.confidence is not None:
                 labels.append(crop(found.labels, plan))
@@ -226,10 +225,11 @@ class SliceInference:
 
     def _slabs(self, span: Range) -> Iterator["_Slab"]:
         """Cut a range where views end, and each view into slabs."""
+        size = max(SLAB, self.runner.batch)
         for view in self.views:
             first, last = max(view.slices[0], span[0]), min(view.slices[1], span[1])
-            for start in range(first, last, self._size):
-                slices = np.arange(start, min(start + self._size, last))
+            for start in range(first, last, size):
+                slices = np.arange(start, min(start + size, last))
                 yield _Slab((start, start + len(slices)), slices[~self._done[slices]], self._frame(view))
 
     def _finish(self, slab: "_Slab", images: Future[npt.NDArray[np.float32]]) -> Range:

@@ -88,9 +88,9 @@ def test_the_coarse_pass_takes_several_slices_at_once_and_prepares_ahead(legs, r
     segment(legs[0], runner, options, progress=lambda step, done, total: asked.append(step))
     coarse = asked[: len(asked) - asked[::-1].index("range")]  # a call, a word of progress, and so on
     count = len(coarse_slices(plan_slices(legs[0].geometry, runner.spec)))
-    assert sum(coarse[::2]) == count > 2 * module.SLAB
-    assert max(coarse[::2]) == module.SLAB
-    assert len(coarse[::2]) == -(-count // module.SLAB)
+    assert sum(coarse[::2]) == count > 2 * module.APART
+    assert max(coarse[::2]) == module.APART > 1
+    assert len(coarse[::2]) == -(-count // module.APART)
     assert len(threads) == 1
     assert threading.current_thread() not in threads
 
