@@ -19,8 +19,7 @@ def arguments(job: Job, folder: Path) -> list[str]:
     job : Job
         Its request holds, by kind, ``segment``: scan, name, and flags of `lls segment`; ``prepare``: subjects
         (rows for a table), dataset, and flags; ``train``: data, validation_subjects (perhaps none), run, and
-        flags;
-        ``export``: run, model; ``evaluate``: prediction, truth.
+        flags; ``export``: run, model; ``evaluate``: prediction, truth.
     folder : Path
         The job's.
     """
@@ -37,10 +36,8 @@ def arguments(job: Job, folder: Path) -> list[str]:
         return ["prepare", str(table), "-o", ask.pop("dataset"), "--json", *progress, *flags(ask)]
     if job.kind == "train":
         held = ask.pop("validation_subjects")
-        chosen = [part for name in held for part in ("--validation-subject", name)] or [
-            "--validation",
-            "none",
-        ]
+        chosen = [part for name in held for part in ("--validation-subject", name)]
+        chosen = chosen or ["--validation", "none"]
         return ["train", ask.pop("data"), *chosen, "-o", ask.pop("run"), *progress, *flags(ask)]
     if job.kind == "export":
         return ["export", ask["run"], "-o", ask["model"], "--name", ask["name"], "--json"]
