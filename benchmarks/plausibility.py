@@ -18,14 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command import command, parser_of, write_figures
+from seg_core.apparent_size import shafts_mm
 from seg_core.geometry import LabelMap
 from seg_core.labels import BONES, SIDES
+from seg_core.limb_range import COARSE_MM
 from seg_core.plausibility import LENGTH_RATIOS, OVERLAP_MM, check_plausibility
 from seg_core.report import Check
 from seg_core.statistics import bone_statistics
 from trainers.anatomy import Anatomy, AnatomyConfig, make_anatomy
 from trainers.draw import scan_geometry, true_labels
 from trainers.shape_model import ShapeModel, load_shape_model
+from trainers.synthetic import USUAL_CM
 
 FIRST_SEED = 930_000
 STATURES_CM = (108.0, 190.0)
@@ -40,6 +43,7 @@ class Person:
 
     anatomy: Anatomy
     labels: LabelMap
+    stature_cm: float
 
 
 def people(count: int, pixel_mm: float = 2.0) -> Iterator[Person]:
@@ -65,7 +69,7 @@ def draw(config: AnatomyConfig, model: ShapeModel, pixel_mm: float, slice_mm: fl
     size = int(np.ceil(max(high[:2] - low[:2]) / pixel_mm))
     slices = int(np.ceil((high[2] - low[2]) / slice_mm))
     geometry = scan_geometry((low + high) / 2, size, pixel_mm, slices, slice_mm)
-    return Person(anatomy, true_labels(anatomy, geometry))
+    return Person(anatomy, true_labels(anatomy, geometry), config.stature_cm or float("nan"))
 
 
 def views(person: Person, rng: np.random.Generator, stretches: int = 6) -> Iterator[tuple[str, LabelMap]]:
@@ -108,7 +112,7 @@ def false_alarms(labels: LabelMap) -> list[Check]:
 
 
 def measure(person: Person, figures: Figures) -> None:
-    """Add what one person measures to the figures that the limits come from."""
+    """Add what one person measures to the figures that the limits, and usual shafts, come from."""
     rows = {row.name: row for row in bone_statistics(person.labels)}
     ends = {
         name: (mesh.vertices_mm[:, 2].min(), mesh.vertices_mm[:, 2].max())
@@ -126,10 +130,21 @@ def measure(person: Person, figures: Figures) -> None:
         for upper, lower in OVERLAP_MM:
             overlap = ends[f"{side}_{lower}"][1] - ends[f"{side}_{upper}"][0]
             _add(figures, f"{lower} above the lower end of {upper}: mm", overlap)
+    for bone, thickness in shafts(person).items():
+        _add(figures, f"{bone}: shaft mm, as of {USUAL_CM:g} cm", thickness * USUAL_CM / person.stature_cm)
     for bone in BONES:
         right, left = rows[f"right_{bone}"], rows[f"left_{bone}"]
         _add(figures, f"{bone}: difference of lengths", _difference(right.length_mm, left.length_mm))
         _add(figures, f"{bone}: difference of volumes", _difference(right.volume_cm3, left.volume_cm3))
+
+
+def shafts(person: Person) -> dict[str, float]:
+    """Measure shafts as the runner does, in slices about 15 mm apart."""
+    width, height, apart = person.labels.geometry.voxel_sizes
+    slices = person.labels.array.T[:: max(round(COARSE_MM / apart), 1)]
+    return shafts_mm(
+        np.where(slices > 0, (slices - 1) % len(BONES) + 1, 0).astype(np.uint8), width * height, BONES
+    )
 
 
 def _add(figures: Figures, name: str, value: float) -> None:

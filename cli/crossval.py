@@ -45,7 +45,7 @@ def crossval(data: Path, output: Path, folds: int | None, as_json: bool, **setti
     quiet, trainer = settings.pop("quiet"), settings.pop("trainer")
     log_epochs(quiet)
     make_engine, config = configure(trainer, settings.pop("network"), settings)
-    check_fits(config, Source(data).open().index.shape)
+    check_fits(config, Source(data).open().index)
     warn_of_other_preparation(config.init, Source(data))
     watch = None if quiet else fold_line()
     with goes_on():

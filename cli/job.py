@@ -155,7 +155,11 @@ def _inner_steps(runner: Runner, options: SegmentOptions, found: Segmentation) -
     hip = {"hip_slice": options.hip_slice, "hip_tolerance": options.hip_tolerance}
     parameters: dict[str, dict[str, Any]] = {
         "range": {"first_slice": found.slices[0], "last_slice": found.slices[1] - 1, **hip},
-        "prepare": {"grid": asdict(spec.grid), "normalisation": asdict(spec.normalisation)},
+        "prepare": {
+            "grid": asdict(spec.magnified(found.size).grid),
+            "normalisation": asdict(spec.normalisation),
+            "size": found.size,
+        },
         "infer": {"batch": runner.batch, "share_of_pixels": round(found.share, 4)},
         "denoise": asdict(found.denoise or spec.denoise),
     }

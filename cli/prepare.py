@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 )
 @click.option("--pixel-mm", type=float, help="Millimetres a pixel of every slice, instead of --size.")
 @click.option(
+    "--like",
+    metavar="MODEL",
+    help="Pixels, intensities and magnification of small people as a network wants them that shall be trained"
+    " further: default or a model file; instead of --size.",
+)
+@click.option(
     "--normalisation",
     type=click.Choice(["percentile", "minmax", "divide"]),
     help="What becomes 0 and 1: percentiles 1 and 99.5 of the scan, its extremes, or 0 and 255; by default"
@@ -90,7 +96,8 @@ def prepare(subjects: Sequence[Path], output: Path, as_json: bool, **flags: Any)
     (right_tibia.nii.gz ...) or labels.nii.gz with labels.json, as `lls phantom` writes them; or a table
     (.csv, .json) with the columns subject, scan, and labels or one a structure. Folders give subjects their
     names: choose names that identify nobody. Call it again to add subjects, or after it was interrupted:
-    what has not changed is left alone; another --size, --pixel-mm or --normalisation makes all slices anew.
+    what has not changed is left alone; another --size, --pixel-mm, --like or --normalisation makes all
+    slices anew.
     One bad subject does not stop the others.
     """
     from trainers.prepare import prepare as run
@@ -118,7 +125,7 @@ def _config(flags: dict[str, Any], output: Path) -> "PrepareConfig":
 
     there = open_dataset(output) if is_dataset(output) else PrepareConfig()
     given: dict[str, Any] = {name: flags[name] for name in ("tolerance", "other_side")}
-    given |= {"grid": _grid(flags), "normalisation": _normalisation(flags)}
+    given |= _preparation(flags)
     masks = {name: flags[name] for name in ("overlap", "mesh_space", "side") if flags[name] is not None}
     return PrepareConfig(
         **{name: getattr(there, name) if value is None else value for name, value in given.items()},
@@ -128,13 +135,33 @@ def _config(flags: dict[str, Any], output: Path) -> "PrepareConfig":
     )
 
 
-def _grid(flags: dict[str, Any]) -> "Grid | None":
+def _preparation(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return grid, normalisation and magnification; None where nobody chose."""
     from seg_core.errors import UsageError
+
+    grids = [name for name in ("size", "pixel_mm", "like") if flags[name] is not None]
+    if len(grids) > 1:
+        named = " and ".join(f"--{name.replace('_', '-')}" for name in grids)
+        raise UsageError(f"both {named}", "one of them")
+    normalisation = _normalisation(flags)
+    if flags["like"] is None:  # other pixels are for another network
+        return {"grid": _grid(flags), "normalisation": normalisation, "usual_mm": {} if grids else None}
+    from seg_core.runner import Runner
+
+    spec = Runner(flags["like"], "cpu", precision="fp32").spec
+    if spec.patch is not None:
+        raise UsageError(f"--like {flags['like']}, a network of patches", "a network of slices")
+    return {
+        "grid": spec.grid,
+        "normalisation": normalisation or spec.normalisation,
+        "usual_mm": spec.usual_mm,
+    }
+
+
+def _grid(flags: dict[str, Any]) -> "Grid | None":
     from seg_core.model_spec import Grid
 
     size, pixel_mm = flags["size"], flags["pixel_mm"]
-    if size is not None and pixel_mm is not None:
-        raise UsageError("both --size and --pixel-mm", "one of them")
     if pixel_mm is not None:
         return Grid("spacing", spacing_mm=(pixel_mm, pixel_mm), multiple=64)  # what every network takes
     return None if size is None else Grid("size", (size, size), multiple=16 if size % 32 else 32)
@@ -175,6 +202,9 @@ def _summary(prepared: "Prepared") -> str:
         for pair, n in o.subject.overlaps.items()
     ]
     told = ["  claimed by two structures:", *(f"  {line}" for line in overlap)] if overlap else []
+    sizes = {o.name: dataset.size(o.subject) for o in prepared.outcomes if o.subject}
+    small = ", ".join(f"{name} ({size:g})" for name, size in sizes.items() if size < 1)
+    told += [f"  magnified, since so small beside a usual person: {small}"] if small else []
     return "\n".join(
         [
             table(("subject", "", "scan", "labels", "side", "odd"), rows, left=2),
@@ -203,6 +233,7 @@ def _record(prepared: "Prepared") -> dict[str, Any]:
         if outcome.subject is not None:
             kept = ("shape", "labels", "side", "overlaps", "overlap_rule", "ignored", "odd")
             record |= {key: getattr(outcome.subject, key) for key in kept}
+            record["size"] = prepared.dataset.size(outcome.subject)
         if outcome.error is not None:
             record["error"] = error_record(outcome.error)
         subjects.append(record)

@@ -239,7 +239,8 @@ def train(
     log_epochs(quiet)
     sources = _sources(data, validation, chosen)
     make_engine, config = configure(settings.pop("trainer"), settings.pop("network"), settings)
-    check_fits(config, sources[0].open().index.shape)
+    for source in filter(None, sources):
+        check_fits(config, source.open().index)
     warn_of_other_preparation(config.init, sources[0])
     watch = _tell if progress_as == "json" else None if quiet else TrainingLine()
     with goes_on():

@@ -144,7 +144,10 @@ def with_mean(model: onnx.ModelProto, earlier: onnx.ModelProto, share: float) ->
     theirs = {tensor.name: numpy_helper.to_array(tensor) for tensor in other.graph.initializer}
     ours = {tensor.name: numpy_helper.to_array(tensor) for tensor in bare.graph.initializer}
     same = {name: value.shape for name, value in ours.items()} == {n: v.shape for n, v in theirs.items()}
-    alike = replace(spec, provenance={}) == replace(before, provenance={})
+    # How confidence is scaled and who is magnified is said afterwards, and changes no layer.
+    alike = replace(spec, provenance={}, temperature=1, usual_mm={}) == replace(
+        before, provenance={}, temperature=1, usual_mm={}
+    )
     if not same or not alike or list(bare.graph.node) != list(other.graph.node):
         raise ModelError("two networks of other layers, weights or descriptions", "one and what it became")
     for tensor in bare.graph.initializer:

@@ -67,6 +67,13 @@ def coarse_slices(plan: SlicePlan) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, plan.slices - 1, count).round().astype(np.int64))
 
 
+def few_slices(plan: SlicePlan, span: Range, most: int) -> npt.NDArray[np.int64]:
+    """Return those of `coarse_slices` that lie in a range, or so many of them evenly between."""
+    slices = coarse_slices(plan)
+    slices = slices[(slices >= span[0]) & (slices < span[1])]
+    return slices[:: max(-(-len(slices) // most), 1)]
+
+
 @dataclass(frozen=True)
 class Limb:
     """Where the lower limb is.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -172,6 +172,9 @@ class ModelSpec:
         output ``logits``; it is slid over the volume (`seg_core.sliding`). By default networks see slices.
     overlap : float
         Share of a patch that the next one covers again, at least.
+    usual_mm : mapping of str to float
+        Thickness of the shafts of people whom a network of slices knows best, as `seg_core.apparent_size`
+        measures it; smaller people are magnified until theirs seem as thick. Empty: nobody is.
     limb_range : bool
         Whether only slices that show the limb are kept (`seg_core.limb_range`).
     twin : Twin, optional
@@ -195,6 +198,7 @@ class ModelSpec:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     patch: tuple[int, int, int] | None = None
     overlap: float = 0.5
+    usual_mm: Mapping[str, float] = field(default_factory=dict)
     limb_range: bool = True
     twin: Twin | None = None
     format_version: int = FORMAT_VERSION
@@ -205,11 +209,24 @@ class ModelSpec:
         most = 127 if self.sided else 255
         if not 1 <= len(self.classes) <= most:
             raise ModelError(f"{len(self.classes)} classes", f"1 to {most}, as labels are bytes")
+        if not set(self.usual_mm) <= set(self.classes) or not all(mm > 0 for mm in self.usual_mm.values()):
+            raise ModelError(f"shafts of {dict(self.usual_mm)} mm", "classes, with positive millimetres")
+        if self.usual_mm and (self.grid.kind != "spacing" or self.patch is not None):
+            raise ModelError("small people to magnify", "a network of slices on pixels in millimetres")
         _check_words(self)
+
+    def magnified(self, size: float) -> "ModelSpec":
+        """Return the description for people of a size, of a usual person's: on pixels as much smaller."""
+        rows, columns = self.grid.spacing_mm
+        grid = replace(self.grid, spacing_mm=(rows * size, columns * size))
+        return replace(self, grid=grid, neighbour_mm=self.neighbour_mm * size)
 
     def to_json(self) -> str:
         """Return the description as JSON with sorted keys, the same bytes for equal descriptions."""
-        return json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False)
+        facts = asdict(self)
+        if not self.usual_mm:  # as they were before there was magnification
+            del facts["usual_mm"]
+        return json.dumps(facts, sort_keys=True, indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":

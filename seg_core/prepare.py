@@ -64,6 +64,16 @@ class SlicePlan:
     stride: int
     depth_mm: float
 
+    @property
+    def pixel_mm2(self) -> float:
+        """Area of a pixel of the scan."""
+        return self.spacing_mm[1] * self.spacing_mm[2]
+
+    @property
+    def pixels_each(self) -> float:
+        """How many of the network's pixels lie in one of the scan's."""
+        return self.grid[0] * self.grid[1] / (self.frame[0] * self.frame[1])
+
     def oriented(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a view (slice, row, column) of a stored array (i, j, k); writing to it writes there."""
         step = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)

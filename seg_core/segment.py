@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seg_core.ahead import made_ahead
+from seg_core.apparent_size import apparent_size, shafts_mm, surer
 from seg_core.certainty import BoneConfidence
 from seg_core.denoise import Removed, denoise_slices, denoise_volume
 from seg_core.errors import UsageError
@@ -27,7 +28,7 @@ from seg_core.prepare import SlicePlan, plan_slices, prepare_slices, restore
 from seg_core.report import Check
 from seg_core.runner import Inference, Runner
 from seg_core.sides import SideEvidence, keep_side, split_sides
-from seg_core.slice_inference import APART, SLAB, Clock, Input, Part, SliceInference
+from seg_core.slice_inference import APART, LONG, SLAB, Clock, Input, Look, Part, SliceInference
 from seg_core.statistics import BoneStatistics, bone_statistics
 
 Progress = Callable[[str, int, int], None]
@@ -38,6 +39,8 @@ Labelling = Callable[[Part, npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 
 AIR, LIGHT_MM2 = 0.05, 200.0
 """A slice whose brightest 2 cm2 are darker than this share of the brightest slice's shows air."""
+COARSE = 4.0
+"""A scan of pixels that hold more of the network's shows nothing more when it is magnified."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class Segmentation:
         What the user should know; what is not plausible among it.
     share : float
         Of the pixels of the slices, how many the network computed: the body's part of them, a little more
-        for some slices that it sees twice.
+        for some slices that it sees twice. First looks at another size are not counted.
+    size : float
+        How large the bones seemed, of a usual person's; the network's pixels were as much smaller.
     """
 
     labels: LabelMap
@@ -122,6 +127,7 @@ class Segmentation:
     denoise: Denoise | None = None
     warnings: tuple[str, ...] = ()
     share: float = 1.0
+    size: float = 1.0
 
     def _repr_html_(self) -> str:
         """Show the table of the bones in a notebook."""
@@ -169,7 +175,7 @@ def _silent(step: str, done: int, total: int) -> None:
 
 def _denoise_of(plan: SlicePlan, denoise: Denoise) -> Denoise:
     """Return the parameters for a scan: of pixels larger than the network's a thin bone has fewer."""
-    larger = max(plan.grid[0] * plan.grid[1] / (plan.frame[0] * plan.frame[1]), 1.0)
+    larger = max(plan.pixels_each, 1.0)
     least = min(denoise.minimum_pixels, 2)  # a lone pixel is noise at any size
     return replace(denoise, minimum_pixels=max(int(denoise.minimum_pixels / larger), least))
 
@@ -184,7 +190,7 @@ class _Job:
         if options.side != "both" and not runner.spec.sided:
             raise UsageError(f"side {options.side} of a network without sides", "both")
         self.denoise = _denoise_of(self.plan, runner.spec.denoise)
-        self.clock = Clock()
+        self.clock, self.size = Clock(), 1.0
         self.warnings: list[str] = []
         self.removed: dict[str, Removed] = {}
 
@@ -192,13 +198,11 @@ class _Job:
         since = time.perf_counter()
         self.array, self.window = normalised_input(self.volume.array, self.runner.spec.normalisation)
         self.clock.add("prepare", since)
-        scan = Input(self.array, self.plan, self.window)
-        wanted = self.options.confidence
-        self.slices = None if self.patched else SliceInference(scan, self.runner, wanted, self.clock)
-        self.certainty = BoneConfidence() if self.slices is None else self.slices.bone_confidence
+        self.slices = None if self.patched else self._planned(self.plan)
         if self.plan.slices == 1:
             self.warnings.append("a single slice: nothing can be cleaned or checked across slices")
         span = self._range()
+        self.certainty = BoneConfidence() if self.slices is None else self.slices.bone_confidence
         if self.slices is None:
             classes, confidence = self._patches(span)
             span = self._keep_limb(span, classes, confidence)
@@ -232,6 +236,7 @@ class _Job:
             denoise=self.denoise,
             warnings=tuple(self.warnings),
             share=self.slices.share if self.slices else 1.0,
+            size=self.size,
         )
 
     def _range(self) -> Range:
@@ -239,7 +244,8 @@ class _Job:
         span = 0, self.plan.slices
         if options.hip_slice is not None:
             span = range_from_hip(self.plan, spec.orientation, options.hip_slice, options.hip_tolerance)
-        self._views(span)
+        if self.slices is not None:
+            self.slices = self._suited(self.slices, span)
         since = time.perf_counter()
         if options.hip_slice is None and self.slices is not None and spec.limb_range:
             span = self._limb(self.slices.labelled)
@@ -260,14 +266,32 @@ class _Job:
             )
         return limb.slices
 
-    def _views(self, span: Range) -> None:
-        """Let a network of slices see the body alone, if that is allowed and changes nothing."""
-        if self.slices is None:
-            return
+    def _planned(self, plan: SlicePlan) -> SliceInference:
+        """Return a network of slices that has seen none yet."""
+        scan = Input(self.array, plan, self.window)
+        return SliceInference(scan, self.runner, self.options.confidence, self.clock)
+
+    def _suited(self, slices: SliceInference, span: Range) -> SliceInference:
+        """Magnify the scan where bones seem small; see the body alone if that may be and changes nothing."""
         since = time.perf_counter()
-        if not self.options.whole_frame:
-            self.slices.look_at_the_body(span)
+        spec, body = self.runner.spec, not self.options.whole_frame and span[1] - span[0] >= LONG
+        if spec.usual_mm or body:
+            look = slices.look(span)
+            first, pixel_mm2 = self._cleaned_look(look), slices.scan.plan.pixel_mm2
+            size = apparent_size(shafts_mm(first, pixel_mm2, spec.classes), spec.usual_mm)
+            if size < 1 and self.plan.pixels_each <= COARSE:
+                closer = self._planned(plan_slices(self.volume.geometry, spec.magnified(size)))
+                second = closer.look(span)
+                if surer(self._cleaned_look(second), second.sure, first, look.sure):
+                    self.size, self.plan, slices, look = size, closer.scan.plan, closer, second
+                    self.denoise = _denoise_of(self.plan, spec.denoise)
+            if body:
+                slices.see_the_body(look, self.size)
         self.clock.add("views", since)
+        return slices
+
+    def _cleaned_look(self, look: Look) -> npt.NDArray[np.uint8]:
+        return denoise_slices(look.labels, self.classes, self.denoise)[0]
 
     def _bone_area(self, slices: npt.NDArray[np.int64], labels: Labelling) -> npt.NDArray[np.float64]:
         """Return how much bone single slices show, in mm2 (n,)."""
@@ -297,14 +321,14 @@ class _Job:
     def _cleaned_area(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """Return the area of bone in slices (n, rows, columns) that counts, in mm2 (n,)."""
         cleaned, _ = denoise_slices(labels, self.classes, self.denoise)
-        pixel_mm2 = self.plan.spacing_mm[1] * self.plan.spacing_mm[2]
+        pixel_mm2 = self.plan.pixel_mm2
         area: npt.NDArray[np.float64] = np.count_nonzero(cleaned, axis=(1, 2)) * pixel_mm2
         return area
 
     def _light(self, images: npt.NDArray[np.float32], plan: SlicePlan) -> npt.NDArray[np.float32]:
         """Return what the brightest 2 cm2 of each slice (n, rows, columns) reach, (n,): an ankle has that."""
         pixels = images.reshape(len(images), -1)
-        covered = plan.frame[0] * plan.frame[1] * plan.spacing_mm[1] * plan.spacing_mm[2]
+        covered = plan.frame[0] * plan.frame[1] * plan.pixel_mm2
         count = min(max(round(LIGHT_MM2 / covered * pixels.shape[1]), 1), pixels.shape[1])
         brightest: npt.NDArray[np.float32] = np.partition(pixels, -count, axis=1)[:, -count]
         return brightest

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from seg_core.body import GROUP, Span, View, find_views
 from seg_core.certainty import BoneConfidence
 from seg_core.intensity import Window
-from seg_core.limb_range import Range, coarse_slices
+from seg_core.limb_range import Range, few_slices
 from seg_core.memory_order import Array, zeros_like
 from seg_core.metrics import evaluate
 from seg_core.prepare import SlicePlan, crop, prepare_slices
@@ -24,11 +24,12 @@ SLAB = 8
 """Slices that are prepared, inferred and cleaned together, or a batch; bounds memory, changes no label."""
 APART = 2
 """The same of slices that do not follow one another: each has neighbours of its own to be prepared."""
+LOOKED_AT = 16
+"""Slices that are inferred first, at the whole frame: they tell how large bones seem."""
 PROBES = 8
-"""Slices with bone that are inferred both ways, to see whether views change labels; at least half as many.
-
-They are chosen of twice as many, and a scan has four times as many.
-"""
+"""Of these, with bone, are inferred in views too, to see whether labels change; at least half as many."""
+LONG = 4 * PROBES
+"""Slices of a scan that is long enough for views to be tried."""
 MARGINS_MM = (32.0, 64.0)
 """How far views reach beyond the body: the first margin that changes next to no label is taken."""
 LEAST_DSC = 0.999
@@ -138,36 +139,10 @@ class SliceInference:
         labels: Uint8Array = self.scan.plan.oriented(self.classes)[part.slices]
         return labels
 
-    def look_at_the_body(self, span: Range) -> bool:
-        """Let the network see the body alone from now on, if that changes next to no label of some slices.
-
-        Some slices of all the span are inferred at the whole frame. Of those with bone the ones that show
-        most of each class, and others evenly between, are inferred in views too.
-
-        Returns
-        -------
-        bool
-            Whether it does.
-        """
-        if span[1] - span[0] < 4 * PROBES:
-            return False
-        slices = coarse_slices(self.scan.plan)
-        slices = slices[(slices >= span[0]) & (slices < span[1])]
-        slices = slices[:: -(-len(slices) // (2 * PROBES))]
-        labels, sure = self._whole(slices)
-        probes = _with_bone(labels, len(self.runner.spec.classes))
-        if len(probes) < PROBES // 2:
-            return False
-        multiple = self.runner.spec.grid.multiple
-        for views in find_views(self.scan.array, self.scan.plan, multiple, MARGINS_MM):
-            if self._same(self._glance(slices[probes], views), labels[probes], sure[probes]):
-                self.views = views
-                return True
-        return False
-
-    def _whole(self, slices: IntArray) -> tuple[Uint8Array, Uint8Array]:
-        """Infer slices (n,) at the whole frame; return their labels and confidence (n, *native)."""
+    def look(self, span: Range) -> "Look":
+        """Infer a few slices of a range, evenly between, at the whole frame; they are kept."""
         plan, labels, sure = self.scan.plan, [], []
+        slices = few_slices(plan, span, LOOKED_AT)
         size = max(APART, self.runner.batch)
         for start in range(0, len(slices), size):
             part = slices[start : start + size]
@@ -175,7 +150,31 @@ class SliceInference:
             if found is not None and found.confidence is not None:
                 labels.append(crop(found.labels, plan))
                 sure.append(crop(found.confidence, plan))
-        return np.concatenate(labels), np.concatenate(sure)
+        none = np.empty((0, *plan.native), np.uint8)
+        return Look(slices, np.concatenate([none, *labels]), np.concatenate([none, *sure]))
+
+    def see_the_body(self, look: "Look", size: float = 1.0) -> bool:
+        """Let the network see the body alone from now on, if that changes next to no label of some slices.
+
+        Of slices with bone that were inferred at the whole frame, those that show most of each class, and
+        others evenly between, are inferred in views too. Margins are a usual person's, times ``size``.
+
+        Returns
+        -------
+        bool
+            Whether it does.
+        """
+        probes = _with_bone(look.labels, len(self.runner.spec.classes))
+        if len(probes) < PROBES // 2:
+            return False
+        margins_mm = [mm * size for mm in MARGINS_MM]
+        multiple = self.runner.spec.grid.multiple
+        for views in find_views(self.scan.array, self.scan.plan, multiple, margins_mm):
+            labels = self._glance(look.slices[probes], views)
+            if self._same(labels, look.labels[probes], look.sure[probes]):
+                self.views = views
+                return True
+        return False
 
     def _glance(self, slices: IntArray, views: Sequence[View]) -> Uint8Array:
         """Return the labels (n, *native) of slices (n,) in views, which are not kept."""
@@ -283,6 +282,15 @@ def _with_bone(labels: Uint8Array, classes: int) -> IntArray:
         return bone
     even = bone[np.linspace(0, len(bone) - 1, min(PROBES, len(bone))).round().astype(np.int64)]
     return np.union1d(even, areas.argmax(axis=1)[areas.any(axis=1)])
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Slices (n,) as they are at the whole frame: their labels and confidence (n, *native)."""
+
+    slices: IntArray
+    labels: Uint8Array
+    sure: Uint8Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,15 +107,15 @@ def person():
 
 
 def test_bones_of_a_drawn_child_are_found_in_either_precision(person):
-    """Pixels of 4 mm; floors are 0.03 to 0.04 below what network 9 has, of a bone and of all bones."""
+    """Pixels of 4 mm; floors are 0.03 to 0.04 below what network 10 has, of a bone and of all bones."""
     volume, _, truth = person
-    floors = {"tibia": 0.83, "femur": 0.85, "fibula": 0.715, "pelvis": 0.69}
+    floors = {"tibia": 0.795, "femur": 0.865, "fibula": 0.665, "pelvis": 0.61}
     full, twin = (
         segment(volume, Runner("default", "cpu", precision=precision)).labels
         for precision in ("fp32", "int8")
     )
     for labels in (full, twin):
-        assert evaluate(labels, truth).dsc.mean() > 0.79
+        assert evaluate(labels, truth).dsc.mean() > 0.76
         for value, dsc in enumerate(evaluate(labels, truth).dsc, 1):
             name = truth.labels[value]
             assert dsc > floors[name.partition("_")[2]], name

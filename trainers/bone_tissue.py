@@ -24,6 +24,8 @@ _SHAFTS: dict[str, tuple[float, float, tuple[float, ...]]] = {
 _RED_FOR_LIFE = ("pelvis", "sacrum", "L1", "L2", "L3", "L4", "L5", "T11", "T12")
 END_MM = 1.3
 """Compact bone at the ends of bones, adult."""
+_SHELLS, _EARLIER_SHELLS = (0.55, 1.6), (0.75, 1.25)
+"""Thickness of a person's compact bone, of the mean one's; the earlier range is frozen scans'."""
 _HEAD_MM, _NECK_MM, _SOCKET_MM = 26.0, 8.0, 32.0
 """Of the hip's centre: reach of the femur's head, depth of its growth plate, reach of the socket's; adult."""
 
@@ -70,7 +72,7 @@ class BoneTissue:
         extent = np.ptp(femur.vertices_mm[:, 2]) if femur is not None else 430.0
         self.scale = float(extent) / 440.0
         rng = np.random.default_rng([body.seed, 4])
-        self.thickness = float(rng.uniform(0.75, 1.25))
+        self.thickness = float(rng.uniform(*(_SHELLS if body.joints else _EARLIER_SHELLS)))
         self.plate_mm = float(rng.uniform(1.6, 3.2)) * self.scale
         self.waves = rng.uniform(0, 2 * np.pi, 2)
 

@@ -48,6 +48,9 @@ class Subject:
         Distance of rows, columns and slices in mm.
     extra : dict
         Free JSON: how the scan was made.
+    size : float
+        How large the person seems, of a usual one (`seg_core.apparent_size`): what a network is told of
+        distances is divided by this.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Subject:
     stop: int
     spacing_mm: tuple[float, float, float]
     extra: dict[str, Any] = field(default_factory=dict)
+    size: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,7 @@ class SliceCache:
         self.last = np.repeat(stops - 1, lengths)
         self._shown: npt.NDArray[np.bool_] | None = None
         self._slice_mm = np.repeat([s.spacing_mm[2] for s in wanted], lengths)
+        self._size = np.repeat([s.size for s in wanted], lengths)
 
     def __len__(self) -> int:
         return self.index.slices
@@ -254,7 +259,7 @@ class SliceCache:
 
     def _strides(self, mm: float) -> npt.NDArray[np.int64]:
         """Return `seg_core.prepare.slice_stride` of every slice."""
-        return np.maximum(1, np.rint(mm / self._slice_mm)).astype(np.int64)
+        return np.maximum(1, np.rint(mm * self._size / self._slice_mm)).astype(np.int64)
 
 
 def _decoded(stored: npt.NDArray[Any], seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -319,18 +324,17 @@ class SliceCacheWriter:
     Raises
     ------
     OutputError
-        If the folder holds a cache of another shape, type or classes, or cannot be written.
+        If the folder holds a cache of another shape, type or classes, of slices that were prepared otherwise,
+        or cannot be written.
     """
 
     def __init__(self, folder: Path, index: CacheIndex) -> None:
         self.folder = Path(folder)
         if (self.folder / "index.json").exists():
             existing = read_index(self.folder)
-            if (existing.shape, existing.classes, existing.image_dtype) != (
-                index.shape,
-                index.classes,
-                index.image_dtype,
-            ):
+            pairs = [(i.shape, i.classes, i.image_dtype) for i in (existing, index)]
+            specs = [i.meta.get("spec") for i in (existing, index)]
+            if pairs[0] != pairs[1] or (None not in specs and specs[0] != specs[1]):
                 raise OutputError(f"{self.folder} holds another kind of cache", fix="name a new folder")
             index = existing
         self.index = index
@@ -370,6 +374,7 @@ class SliceCacheWriter:
         labels: npt.NDArray[np.uint8],
         spacing_mm: tuple[float, float, float],
         extra: dict[str, Any] | None = None,
+        size: float = 1.0,
     ) -> None:
         """Add a subject's slices.
 
@@ -385,6 +390,8 @@ class SliceCacheWriter:
             Distance of rows, columns and slices.
         extra : dict, optional
             Free JSON.
+        size : float
+            See `Subject`.
 
         Raises
         ------
@@ -396,7 +403,7 @@ class SliceCacheWriter:
         self._check(name, images, labels)
         start = self.index.slices
         stop = start + len(images)
-        subject = Subject(name, start, stop, spacing_mm, extra or {})
+        subject = Subject(name, start, stop, spacing_mm, extra or {}, size)
         with self._writing():
             self._write("images", encode(images, self.index.image_dtype), stop)
             self._write("labels", np.ascontiguousarray(labels), stop)

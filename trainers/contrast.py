@@ -45,8 +45,9 @@ class Contrast:
     bright_cortex : float
         Share of free looks in which compact bone may be of any level (as in CT); in the others it is dark.
     alike : float
-        Share of the other free looks in which red marrow is as bright as muscle, as where fat is suppressed:
-        a dark ring alone tells a child's thin bone from the flesh around it.
+        Share of the other free looks, and half of it of water looks, in which red marrow is as bright as
+        muscle or nearly, as where fat is suppressed: a dark ring alone tells a child's thin bone from the
+        flesh around it.
     attenuation : float
         Share of free looks in which X-rays are attenuated, as in CT: soft tissues nearly alike, and smooth,
         trabecular bone a little brighter, compact bone far.
@@ -80,7 +81,7 @@ class Contrast:
     dark_spread: float = 0.5
     bright_cortex: float = 0.15
     alike: float = 0.4
-    attenuation: float = 0.35
+    attenuation: float = 0.45
     muscles: float = 0.06
     organs: float = 0.35
     texture: float = 0.15
@@ -136,6 +137,8 @@ def _known(rng: np.random.Generator, contrast: Contrast) -> npt.NDArray[np.float
         level[Tissue.VESSEL] *= rng.random()
     if name == "water" and rng.random() < contrast.suppressed:
         level[[Tissue.FAT, Tissue.MARROW, Tissue.RED_MARROW]] *= rng.random()
+    if name == "water" and rng.random() < contrast.alike / 2:
+        level[Tissue.RED_MARROW] = level[Tissue.MUSCLE] * rng.uniform(0.6, 1.15)
     if name == "fat" and rng.random() < contrast.suppressed:
         level[_WATERY] *= rng.random()
     if name == "in_phase" and rng.random() < contrast.opposed:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.apparent_size import apparent_size
 from seg_core.errors import ScanError, UsageError
 from seg_core.geometry import Geometry, LabelMap, Volume
 from seg_core.labels import plain_labels
@@ -64,6 +65,8 @@ class DatasetSubject:
         Of the subject's files.
     overlap_rule : {"background", "priority"} or None
         What these voxels became; None where an earlier version made the subject and did not say it.
+    shafts_mm : mapping of str to float, or None
+        How thick shafts are, see `seg_core.apparent_size`; None where an earlier version did not say it.
     """
 
     name: str
@@ -79,6 +82,7 @@ class DatasetSubject:
     hip_slice: int | None
     sha256: Mapping[str, str]
     overlap_rule: Overlap | None = None
+    shafts_mm: Mapping[str, float] | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -107,6 +111,8 @@ class Dataset:
         How labels were put together last, and will be of subjects that are added.
     other_side : {"ignore", "crop"}
         What became of a side that nobody labelled, likewise.
+    usual_mm : mapping of str to float
+        Smaller people are magnified, see `seg_core.model_spec.ModelSpec`.
     """
 
     folder: Path
@@ -118,6 +124,7 @@ class Dataset:
     subjects: tuple[DatasetSubject, ...] = field(default=())
     masks: MaskOptions = field(default_factory=MaskOptions)
     other_side: Literal["ignore", "crop"] = "ignore"
+    usual_mm: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def cache(self) -> Path:
@@ -128,8 +135,18 @@ class Dataset:
     def spec(self) -> ModelSpec:
         """What a network trained on this dataset must say of its input; one channel."""
         return ModelSpec(
-            "dataset", self.classes, self.sided, channels=1, grid=self.grid, normalisation=self.normalisation
+            "dataset",
+            self.classes,
+            self.sided,
+            channels=1,
+            grid=self.grid,
+            normalisation=self.normalisation,
+            usual_mm=self.usual_mm,
         )
+
+    def size(self, subject: DatasetSubject) -> float:
+        """Return how large a subject seems, of a usual person; 1 where nobody is magnified."""
+        return apparent_size(subject.shafts_mm or {}, self.usual_mm)
 
     def subject(self, name: str) -> DatasetSubject:
         """Return a subject's record.

@@ -75,4 +75,11 @@ def other_preparation(spec: ModelSpec, data: ModelSpec) -> list[str]:
         kind = some.normalisation
         return f"intensities by {kind.kind} ({kind.low:g}, {kind.high:g})"
 
-    return [f"{say(spec)}, not {say(data)}" for say in (pixels, intensities) if say(spec) != say(data)]
+    def people(some: ModelSpec) -> str:
+        thickness = " and ".join(f"{mm:g} mm of a {bone}" for bone, mm in sorted(some.usual_mm.items()))
+        return (
+            f"small people magnified to shafts of {thickness}" if thickness else "people as large as they are"
+        )
+
+    sayings = (pixels, intensities, people)
+    return [f"{say(spec)}, not {say(data)}" for say in sayings if say(spec) != say(data)]

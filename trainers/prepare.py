@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from seg_core.apparent_size import apparent_size, shafts_mm
 from seg_core.errors import LlsError, OutputError, ScanError, UsageError
 from seg_core.files import files_below
 from seg_core.geometry import Geometry, LabelMap, Volume
@@ -23,9 +24,19 @@ from seg_core.nifti import read_labels, write_label_table, write_labels, write_v
 from seg_core.output import output_error
 from seg_core.prepare import SlicePlan, plan_slices
 from seg_core.scan import Scan, read_scan
+from seg_core.slice_inference import LOOKED_AT
 from seg_core.statistics import split_name
 from trainers.config import IGNORED
-from trainers.dataset import FILES, INDEX, Dataset, DatasetSubject, is_dataset, open_dataset, write_index
+from trainers.dataset import (
+    FILES,
+    INDEX,
+    Dataset,
+    DatasetSubject,
+    class_table,
+    is_dataset,
+    open_dataset,
+    write_index,
+)
 from trainers.masks import OVERLAP_RULES, Labelled, MaskOptions, keep_region, label_subject
 from trainers.midline import find_midline, ignore_beyond, labelled_half
 from trainers.quality import Quality, examine, write_page
@@ -60,6 +71,8 @@ class PrepareConfig:
         Slices kept beyond it, towards the head; -1 keeps all.
     classes : mapping of int to str, optional
         As `trainers.subjects.read_classes` gives it; by default all structures that there are.
+    usual_mm : mapping of str to float
+        Smaller people are magnified, see `seg_core.model_spec.ModelSpec`; only what is learned counts.
     """
 
     grid: Grid = field(default_factory=Grid)
@@ -69,6 +82,7 @@ class PrepareConfig:
     hip_slice: int | None = None
     tolerance: int = 50
     classes: Mapping[int, str] | None = None
+    usual_mm: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.other_side == "crop" and self.grid.kind == "size":
@@ -189,10 +203,12 @@ def prepare(
         config.tolerance,
         masks=config.masks,
         other_side=config.other_side,
+        usual_mm={name: mm for name, mm in config.usual_mm.items() if name in classes.names},
     )
     job = _Job(folder, config, classes, _Steps(progress, _STEPS * len(good)))
-    for known in records.values():  # before the index says that they have such pixels
-        job.plan(known.geometry)
+    for name, known in records.items():  # before the index says that they have such pixels
+        records[name] = job.measured(known)
+        job.plan(known.geometry, records[name].shafts_mm)
     outcomes: dict[str, Outcome] = {}
     with _kept_if_filled(folder):
         write_index(replace(dataset, subjects=tuple(records.values())))
@@ -312,21 +328,28 @@ class _Job:
         self.step()
         hip = self.config.hip_slice if subject.hip_slice is None else subject.hip_slice
         if old is not None and old.key == key and self._is_whole(old):
-            self._check(old.geometry, hip)
+            self._check(old.geometry, hip, old.shafts_mm)
             self.step(_STEPS - 1)
             kept = replace(old, hip_slice=hip, overlap_rule=self.config.masks.overlap)  # the key holds it
             return Outcome(subject.name, "kept", kept)
         return Outcome(subject.name, "made", self.make(subject, key, hip))
 
-    def _check(self, geometry: Geometry, hip: int | None) -> None:
+    def measured(self, known: DatasetSubject) -> DatasetSubject:
+        """Measure what an earlier version did not."""
+        if known.shafts_mm is not None:
+            return known
+        mask = read_labels(self.folder / known.name / "mask.nii.gz", known.labels)
+        return replace(known, shafts_mm=self._shafts(mask))
+
+    def _check(self, geometry: Geometry, hip: int | None, shafts: Mapping[str, float] | None) -> None:
         """Refuse a grid or a hip slice that a scan cannot have, before its slices are cut for all."""
-        plan = self.plan(geometry)
+        plan = self.plan(geometry, shafts)
         if hip is not None and self.config.tolerance >= 0:
             range_from_hip(plan, self._spec.orientation, hip, self.config.tolerance)
 
-    def plan(self, geometry: Geometry) -> SlicePlan:
+    def plan(self, geometry: Geometry, shafts: Mapping[str, float] | None) -> SlicePlan:
         """Return how a scan becomes slices; refuse more pixels than can be learned from."""
-        plan = plan_slices(geometry, self._spec)
+        plan = plan_slices(geometry, self._spec.magnified(apparent_size(shafts or {}, self.config.usual_mm)))
         if max(plan.grid) > _MOST_PIXELS:
             raise UsageError(
                 f"slices of {plan.grid[0]} x {plan.grid[1]} pixels",
@@ -359,7 +382,7 @@ class _Job:
         """Read, label, examine and write a subject."""
         scan = read_scan(subject.scan, subject.series)
         self.step()
-        self._check(scan.volume.geometry, hip)
+        self._check(scan.volume.geometry, hip, None)
         labelled = label_subject(subject, scan.volume.geometry, self.classes, self.config.masks)
         notes = [*scan.warnings, *labelled.notes, *_of_one_side(labelled), *self._lone_letters(subject)]
         if subject.region is not None:
@@ -375,6 +398,8 @@ class _Job:
         words += [f"{pair}: {n} voxels in both ({OVERLAP_RULES[rule]})" for pair, n in overlaps.items()]
         self.step()
         facts = {"overlaps": overlaps, "overlap_rule": rule, "side": labelled.side, "words": words}
+        shafts = self._shafts(labels)
+        self.plan(volume.geometry, shafts)
         sha256 = _write(self.folder / subject.name, (volume, labels), quality, facts)
         self.step()
         return DatasetSubject(
@@ -391,7 +416,17 @@ class _Job:
             hip_slice=hip,
             sha256=sha256,
             overlap_rule=rule,
+            shafts_mm=shafts,
         )
+
+    def _shafts(self, labels: LabelMap) -> dict[str, float]:
+        """Measure the shafts in slices as few as the runner's first ones, of those that are labelled."""
+        plan = plan_slices(labels.geometry, self._spec)
+        stack = plan.oriented(labels.array)
+        shown = np.flatnonzero(((stack > 0) & (stack != IGNORED)).any(axis=(1, 2)))
+        few = shown[np.linspace(0, len(shown) - 1, min(LOOKED_AT, len(shown))).round().astype(np.int64)]
+        classes = class_table(len(self.classes.names))[stack[few]]
+        return shafts_mm(classes, plan.pixel_mm2, self.classes.names)
 
     def _lone_letters(self, subject: SubjectInput) -> list[str]:
         """Name the structures whose letter may be a side that nobody was told of."""

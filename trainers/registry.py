@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from seg_core.errors import MissingPackageError, UsageError
+from trainers.cache import CacheIndex
 from trainers.config import TrainConfig
 from trainers.loop import Engine
 
@@ -132,7 +133,7 @@ def get_config(trainer: str, network: str, **changes: Any) -> TrainConfig:
     return TrainConfig(trainer=trainer, network=network, **{**defaults, **changes})
 
 
-def check_fits(config: TrainConfig, shape: Sequence[int]) -> None:
+def check_fits(config: TrainConfig, index: CacheIndex) -> None:
     """Refuse, before a network is built, slices that it could not take.
 
     A network of patches looks at its own patch when it is built.
@@ -141,15 +142,22 @@ def check_fits(config: TrainConfig, shape: Sequence[int]) -> None:
     ----------
     config : TrainConfig
         Names trainer, network and window.
-    shape : sequence of int
-        Rows and columns of the data's slices, on which it is validated whole.
+    index : CacheIndex
+        Of the data, whose slices are validated whole.
 
     Raises
     ------
     UsageError
-        If trainer or network are unknown, or slices or windows are of another size.
+        If trainer or network are unknown, slices or windows are of another size, or people were magnified for
+        a network of patches, to which no runner does that.
     """
     network = get_network(config.trainer, config.network)
+    if config.patch is not None and any(subject.size < 1 for subject in index.subjects):
+        raise UsageError(
+            "slices of small people that were magnified",
+            "people as large as they are for a network of patches",
+            "prepare them with lls prepare --pixel-mm instead of --like",
+        )
     if config.patch is None:
-        network.check_size(shape)
+        network.check_size(index.shape)
         network.check_size((config.window, config.window), "name another --window")  # 0: whole slices

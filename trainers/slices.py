@@ -45,7 +45,7 @@ def write_slices(dataset: Dataset, progress: Progress = lambda step, done, total
     OutputError
         If it cannot be written.
     """
-    plans = [plan_slices(subject.geometry, dataset.spec) for subject in dataset.subjects]
+    plans = _plans(dataset)
     index = _empty_index(dataset, plans)
     if (dataset.cache / "index.json").is_file() and not _held(dataset, index):
         (dataset.cache / "index.json").unlink()  # first: without it the rest is nothing
@@ -70,7 +70,7 @@ def check_slices(folder: Path) -> None:
     if not is_dataset(folder):
         return
     dataset = open_dataset(folder)
-    plans = [plan_slices(subject.geometry, dataset.spec) for subject in dataset.subjects]
+    plans = _plans(dataset)
     there = dataset.cache / "index.json"
     if not plans or not there.is_file() or len(_held(dataset, _empty_index(dataset, plans))) < len(plans):
         raise UsageError(
@@ -78,6 +78,11 @@ def check_slices(folder: Path) -> None:
             "a dataset that lls prepare has brought to its end",
             "call lls prepare again with the same subjects, or wait until it has ended",
         )
+
+
+def _plans(dataset: Dataset) -> list[SlicePlan]:
+    spec = dataset.spec
+    return [plan_slices(s.geometry, spec.magnified(dataset.size(s))) for s in dataset.subjects]
 
 
 def _empty_index(dataset: Dataset, plans: Sequence[SlicePlan]) -> CacheIndex:
@@ -112,7 +117,8 @@ def _append(writer: SliceCacheWriter, dataset: Dataset, subject: DatasetSubject,
         labels[here] = resized_labels(mask.array, plan, first, last)
     spacing = [mm * n / g for mm, n, g in zip(plan.spacing_mm[1:], plan.frame, plan.grid, strict=True)]
     extra = {"key": subject.key, "hip_slice": subject.hip_slice, "slices": [start, stop]}
-    writer.append(subject.name, images, labels, (spacing[0], spacing[1], plan.spacing_mm[0]), extra)
+    spacing_mm = (spacing[0], spacing[1], plan.spacing_mm[0])
+    writer.append(subject.name, images, labels, spacing_mm, extra, dataset.size(subject))
 
 
 def labelled_range(

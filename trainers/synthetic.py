@@ -36,11 +36,17 @@ def spec_of(size: int) -> ModelSpec:
     """Say how slices of ``size`` pixels are prepared, as a network's description does."""
     pixel_mm = FIELD_MM / size
     grid = Grid("spacing", spacing_mm=(pixel_mm, pixel_mm))
-    return ModelSpec("synthetic", BONES, grid=grid, normalisation=NORMALISATION)
+    return ModelSpec("synthetic", BONES, grid=grid, normalisation=NORMALISATION, usual_mm=USUAL_MM)
 
 
 STATURES_CM = (108.0, 178.0)
 """Range of statures, where nothing else is said."""
+
+USUAL_CM, UNSCALED = 170.0, 0.25
+"""Smaller people are drawn on smaller pixels, so that they seem to be of this stature, as the runner shows
+them to a network (`seg_core.apparent_size`); that share of them seems to be of any stature up to it."""
+USUAL_MM = {"tibia": 22.2, "femur": 25.7}
+"""Thickness of their shafts (`python -m benchmarks.plausibility`)."""
 
 JOINTS, THIN, PLANE_MM = 0.75, 0.15, 2.0
 """Share of people whose joints are drawn, of scans with slices below 3 mm; thickness of a slice's planes."""
@@ -64,7 +70,15 @@ def draw_phantom_config(
     joints, thin = rng.random(2) < (JOINTS, THIN)
     slice_mm = float(rng.uniform(1.0, 3.0)) if thin else drawn.slice_mm
     planes = max(round(slice_mm / PLANE_MM), 2)
-    return replace(drawn, joints=bool(joints), slice_mm=slice_mm, planes=planes)
+    pixel_mm = drawn.pixel_mm * _shrunk(rng, drawn.stature_cm or USUAL_CM)
+    return replace(drawn, joints=bool(joints), slice_mm=slice_mm, planes=planes, pixel_mm=pixel_mm)
+
+
+def _shrunk(rng: np.random.Generator, stature_cm: float) -> float:
+    """Return the size of a person's pixels, of a usual person's."""
+    unscaled, share = rng.random(2)
+    full = min(stature_cm / USUAL_CM, 1.0)
+    return float(full + share * (1 - full) if unscaled < UNSCALED else full)
 
 
 def training_slices(
@@ -149,8 +163,9 @@ def main() -> None:
             if str(seed) in known:
                 continue
             images, labels = make(config, size, arguments.threads)
-            spacing = (*spacing_mm, config.slice_mm)
-            writer.append(str(seed), images, labels, spacing, asdict(config))
+            shrunk = config.pixel_mm * config.size / FIELD_MM
+            spacing = (spacing_mm[0] * shrunk, spacing_mm[1] * shrunk, config.slice_mm)
+            writer.append(str(seed), images, labels, spacing, asdict(config), shrunk)
             print(f"{seed}: {len(images)} slices", flush=True)
 
 

@@ -41,6 +41,8 @@ def _check_alike(index: CacheIndex, other: CacheIndex) -> None:
     specs = [cache.meta.get("spec") for cache in (index, other)]
     if None not in specs:
         ways = [name for name in ("grid", "normalisation", "orientation") if specs[0][name] != specs[1][name]]
+        if (specs[0].get("usual_mm") or {}) != (specs[1].get("usual_mm") or {}):
+            ways.append("magnification")
         if ways:
             raise UsageError(
                 f"training and validation slices prepared with another {' and '.join(ways)}",

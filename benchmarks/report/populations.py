@@ -130,7 +130,8 @@ def prepared(scans: Sequence[Path], folder: Path, size: int, structures: Sequenc
 def prepared_for(scans: Sequence[Path], folder: Path, spec: ModelSpec) -> Path:
     """Prepare scans as `prepared` does, all bones, with the pixels and intensities that a network knows."""
     masks = MaskOptions(side="right")
-    return _prepared(scans, folder, PrepareConfig(spec.grid, spec.normalisation, masks))
+    config = PrepareConfig(spec.grid, spec.normalisation, masks, usual_mm=spec.usual_mm)
+    return _prepared(scans, folder, config)
 
 
 def _prepared(scans: Sequence[Path], folder: Path, config: PrepareConfig) -> Path:

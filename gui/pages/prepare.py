@@ -20,7 +20,7 @@ from seg_core.scan import inspect_scan
 
 _AS_BUNDLED = 0
 _SIZES = {
-    _AS_BUNDLED: f"bundled network's ({PIXEL_MM} mm)",
+    _AS_BUNDLED: f"bundled network's ({PIXEL_MM} mm, small people magnified)",
     512: "512 × 512",
     400: "400 × 400",
     256: "256 × 256",
@@ -168,7 +168,8 @@ def _settings_of(dataset: str) -> tuple[int, float | None, int, str]:
     if found.grid.kind == "size":
         return found.grid.size[0], None, found.tolerance, found.masks.side
     pixel_mm = found.grid.spacing_mm[0]
-    return _AS_BUNDLED, None if pixel_mm == PIXEL_MM else pixel_mm, found.tolerance, found.masks.side
+    as_bundled = pixel_mm == PIXEL_MM and bool(found.usual_mm)
+    return _AS_BUNDLED, None if as_bundled else pixel_mm, found.tolerance, found.masks.side
 
 
 class PrepareForm:
@@ -328,13 +329,17 @@ class PrepareForm:
     def _send(self) -> None:
         wanted = plain_name(self.name.value or "dataset")
         folder = Path(self.dataset.value or self.desk.store.free_name("datasets", wanted))
-        as_bundled = None if self.size.value else PIXEL_MM
-        pixel_mm = self.pixel.value or as_bundled
+        size, pixel_mm = self.size.value or None, self.pixel.value or None
+        if self.dataset.value:  # it keeps its own
+            size = pixel_mm = like = None
+        else:
+            like = None if size or pixel_mm else "default"
         request = {
             "subjects": [subject.as_row() for subject in self.subjects],
             "dataset": str(folder),
-            "size": None if pixel_mm else self.size.value,
+            "size": None if pixel_mm else size,
             "pixel_mm": pixel_mm,
+            "like": like,
             "labelled_side": self.side.value,
             "classes": self.table or None,
             "hip_slice": None if self.hip.value is None else int(self.hip.value),

@@ -25,7 +25,7 @@ PIXEL_MM = 0.9375
 """Of the bundled network, as a test holds: what is prepared so can go on from it."""
 _BUNDLED = ModelSpec(
     "default", BONES, grid=Grid("spacing", spacing_mm=(PIXEL_MM, PIXEL_MM), multiple=64),
-    normalisation=Normalisation("percentile", 1, 99.5),
+    normalisation=Normalisation("percentile", 1, 99.5), usual_mm={"tibia": 22.2, "femur": 25.7},
 )  # fmt: skip
 _LOSSES = {"train_loss": ("learned from", "#2f7de1"), "validation_loss": ("held back", "#d9822b")}
 
@@ -36,7 +36,8 @@ def other_than_bundled(dataset: Path) -> list[str]:
     from trainers.model_file import other_preparation
 
     found = open_dataset(dataset)
-    return other_preparation(_BUNDLED, replace(_BUNDLED, grid=found.grid, normalisation=found.normalisation))
+    own = {name: getattr(found, name) for name in ("grid", "normalisation", "usual_mm")}
+    return other_preparation(_BUNDLED, replace(_BUNDLED, **own))
 
 
 class TrainingView:

@@ -5,9 +5,12 @@ import pytest
 
 from seg_core.geometry import LabelMap, Volume
 from seg_core.mesh import surface
+from seg_core.model_spec import Grid, Normalisation
 from seg_core.nifti import read_labels, write_label_table, write_labels, write_volume
 from seg_core.ply import Mesh, write_ply
 from trainers import quality
+from trainers.cache import read_index
+from trainers.dataset import open_dataset
 
 
 @pytest.fixture
@@ -67,6 +70,30 @@ def test_a_subject_that_is_added_is_prepared_as_the_others(lls, subjects):
     assert different == {"subjects"}
     assert lls("prepare", subjects / "ben", "-o", data, "--size", 64)[0] == 0
     assert json.loads((data / "dataset.json").read_text())["grid"] != before["grid"]
+
+
+def test_slices_are_made_as_a_network_wants_them(lls, subjects, make_spec, make_onnx):
+    data, model = subjects / "data", subjects / "small.onnx"
+    usual_mm = {"tibia": 60.0, "femur": 60.0}  # of which the made-up legs have about half
+    grid = Grid("spacing", spacing_mm=(4.0, 4.0), multiple=16)
+    spec = make_spec(grid=grid, normalisation=Normalisation("divide"), usual_mm=usual_mm)
+    model.write_bytes(make_onnx(spec))
+    assert lls("prepare", subjects / "anna", "-o", data, "--like", model)[0] == 0
+    index = json.loads((data / "dataset.json").read_text())
+    del index["subjects"][0]["shafts_mm"]  # as an earlier version wrote it
+    (data / "dataset.json").write_text(json.dumps(index))
+    code, out, _ = lls("prepare", subjects / "ben", "-o", data)  # as the others
+    assert code == 0
+    assert "magnified, since so small beside a usual person: ben (0.6)" in out
+    dataset = open_dataset(data)
+    assert dataset.subjects[0].shafts_mm == dataset.subjects[1].shafts_mm
+    assert (dataset.grid, dataset.normalisation, dataset.usual_mm) == (grid, spec.normalisation, usual_mm)
+    shafts = dataset.subjects[1].shafts_mm
+    assert shafts["tibia"] == pytest.approx(np.sqrt(np.pi) * 17, rel=0.06)
+    assert [s.size for s in read_index(dataset.cache).subjects] == [0.6, 0.6]
+    assert lls("prepare", subjects / "ben", "-o", data, "--pixel-mm", 4)[0] == 0  # for another network
+    assert [s.size for s in read_index(data / "cache").subjects] == [1.0, 1.0]
+    assert open_dataset(data).usual_mm == {}
 
 
 def test_one_bad_subject_is_reported_and_the_rest_done(lls, subjects):
@@ -230,6 +257,9 @@ def test_a_letter_without_its_partner_is_told(lls, masked, subjects):
     ("flags", "code", "text"),
     [
         (("--size", 64, "--pixel-mm", 2), 2, "both --size and --pixel-mm"),
+        (("--like", "default", "--pixel-mm", 2), 2, "both --pixel-mm and --like"),
+        (("--like", "random"), 5, "random"),
+        (("--like", "missing.onnx"), 5, "missing.onnx"),
         (("--size", 100), 2, "slices of 100 x 100 pixels\nexpected: multiples of 16"),
         (("--size", 0), 2, "slices of 0 x 0 pixels"),
         (("--pixel-mm", -1), 2, "pixels of -1 x -1 mm\nexpected: 0.05 to 20 mm"),

@@ -16,12 +16,12 @@ def start(lls, tmp_path, monkeypatch):
     for trainer in ("torch", "keras"):
         monkeypatch.setattr(f"trainers.{trainer}.make_engine", built)
 
-    def call(command, pixels, *arguments):
+    def call(command, pixels, *arguments, size=1.0):
         labels = np.ones((2, pixels, pixels), np.uint8)
         images = np.random.default_rng(pixels).random((3, *labels.shape), np.float32)
         with SliceCacheWriter(tmp_path / "data", CacheIndex((pixels, pixels), ("tibia",))) as writer:
             for name, some in zip("abc", images, strict=True):
-                writer.append(name, some, labels, (1.0, 1.0, 5.0))
+                writer.append(name, some, labels, (1.0, 1.0, 5.0), size=size)
         chosen = ("--validation-subject", "a") * (command == "train")
         code, _, err = lls(command, tmp_path / "data", "-o", tmp_path / "run", *chosen, *arguments)
         assert not (tmp_path / "run" / "last.ckpt").exists()
@@ -42,6 +42,13 @@ def test_windows_too(start):
     code, err = start("train", 64, "--window", 40)
     assert code == 2
     assert "on 40 x 40 pixels\nexpected: multiples of 32\nwhat to do: name another --window" in err
+
+
+def test_people_who_were_magnified_are_not_for_patches(start):
+    patches = ("--network", "nnunet-3d", "--patch", 8, 48, 48)
+    code, err = start("train", 80, *patches, size=0.8)
+    assert code == 2
+    assert "prepare them with lls prepare --pixel-mm instead of --like" in err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from exporters.onnx_graph import finish, with_background, write
+from exporters.onnx_graph import finish, with_background, with_mean, with_temperature, write
 from exporters.options import ExportOptions
 from exporters.parity import Tolerance, check
 from exporters.torch import export, fold_batchnorm
@@ -318,6 +318,33 @@ def test_background_is_raised_in_the_last_bias(tmp_path, kind, weights):
     assert after.spec.provenance == before.spec.provenance | {"background_logit": 0.5}
     assert [n.op_type for n in raised.graph.node] == [n.op_type for n in given.graph.node]
     assert given == onnx.load(path)
+
+
+def test_the_mean_of_a_network_and_what_it_became(tmp_path):
+    models = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        export(Blocks().eval(), SPEC, tmp_path / "a.onnx", SAMPLES, ExportOptions("float32"))
+        models.append(onnx.load(tmp_path / "a.onnx"))
+    earlier = with_temperature(models[1], 3.0)  # said after training, as who is magnified
+    mean = with_mean(models[0], earlier, 0.7)
+    theirs, ours, found = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer}
+        for m in (models[1], models[0], mean)
+    )
+    weights = [name for name, value in ours.items() if value.dtype.kind == "f" and value.ndim]
+    assert any("weight" in name for name in weights)
+    for name in weights:
+        np.testing.assert_allclose(found[name], 0.7 * ours[name] + 0.3 * theirs[name], atol=1e-6)
+    spec = Runner(mean.SerializeToString(), "cpu", 1).spec
+    assert spec == replace(SPEC, provenance=spec.provenance)
+    assert spec.provenance["share_of_last_training"] == 0.7
+    with pytest.raises(UsageError, match="a share of"):
+        with_mean(models[0], earlier, 1.1)
+    torch.manual_seed(1)
+    export(Small().eval(), SPEC, tmp_path / "b.onnx", SAMPLES, ExportOptions("float32"))
+    with pytest.raises(ModelError, match="other layers"):
+        with_mean(models[0], onnx.load(tmp_path / "b.onnx"), 0.5)
 
 
 def test_background_is_not_raised_where_no_bias_ends_the_network(tmp_path):

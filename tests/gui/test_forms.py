@@ -21,9 +21,11 @@ from seg_core.errors import ScanError
 from seg_core.geometry import LabelMap
 from seg_core.model_spec import Grid, Normalisation
 from seg_core.nifti import write_labels, write_volume
+from seg_core.runner import default_model
 from seg_core.scan import Inspection
 from trainers.dataset import Dataset, open_dataset, write_index
 from trainers.masks import MaskOptions
+from trainers.model_file import read_model
 
 
 @pytest.fixture(autouse=True)
@@ -37,32 +39,39 @@ def texts(client):
     return [element.text for element in client.elements.values() if isinstance(element, ui.label)]
 
 
-def dataset(desk, name, grid, tolerance=50):
+USUAL_MM = {"tibia": 22.2}
+
+
+def dataset(desk, name, grid, tolerance=50, usual_mm=None):
     folder = desk.store.root / "datasets" / name
     folder.mkdir()
-    write_index(Dataset(folder, ("tibia",), True, grid, Normalisation("percentile", 1, 99.5), tolerance))
+    normalisation = Normalisation("percentile", 1, 99.5)
+    write_index(Dataset(folder, ("tibia",), True, grid, normalisation, tolerance, usual_mm=usual_mm or {}))
     return str(folder)
 
 
 @pytest.mark.parametrize(
-    ("grid", "tolerance", "asked"),
+    ("grid", "tolerance", "usual_mm", "shown"),
     [
-        (Grid("size", (400, 400), multiple=16), 7, {"size": 400, "pixel_mm": None, "tolerance": 7}),
-        (Grid("size", (320, 320)), 50, {"size": 320, "pixel_mm": None, "tolerance": 50}),
-        (Grid("spacing", spacing_mm=(1.875, 1.875), multiple=64), 50,
-         {"size": None, "pixel_mm": 1.875, "tolerance": 50}),
-        (Grid("spacing", spacing_mm=(0.9375, 0.9375), multiple=64), 50,
-         {"size": None, "pixel_mm": 0.9375, "tolerance": 50}),
+        (Grid("size", (400, 400), multiple=16), 7, {}, (400, None)),
+        (Grid("size", (320, 320)), 50, {}, (320, None)),
+        (Grid("spacing", spacing_mm=(1.875, 1.875), multiple=64), 50, {}, (0, 1.875)),
+        (Grid("spacing", spacing_mm=(0.9375, 0.9375), multiple=64), 50, {}, (0, 0.9375)),
+        (Grid("spacing", spacing_mm=(0.9375, 0.9375), multiple=64), 50, USUAL_MM, (0, None)),
+        (Grid("spacing", spacing_mm=(1.0, 1.0), multiple=32), 50, USUAL_MM, (0, 1.0)),
     ],
-)  # fmt: skip
-def test_a_dataset_that_is_added_to_keeps_its_grid(desk, grid, tolerance, asked):
-    path = dataset(desk, "mine", grid, tolerance)
+)
+def test_a_dataset_that_is_added_to_keeps_its_grid(desk, grid, tolerance, usual_mm, shown):
+    path = dataset(desk, "mine", grid, tolerance, usual_mm)
     form = PrepareForm(desk)
     form.dataset.set_value(path)
     assert not any(setting.enabled for setting in (form.size, form.pixel, form.tolerance))
+    assert (form.size.value, form.pixel.value) == shown
     form._send()
     (job,) = desk.store.jobs("prepare")
-    assert {name: job.request[name] for name in asked} == asked
+    # With none of them it is prepared as it is; multiple, normalisation and magnification are its own too.
+    assert {job.request[name] for name in ("size", "pixel_mm", "like")} == {None}
+    assert job.request["tolerance"] == tolerance
     assert job.request["dataset"] == path
     form.dataset.set_value("")
     assert form.size.enabled
@@ -73,10 +82,11 @@ def test_what_is_prepared_as_the_page_proposes_suits_the_network_that_it_propose
     form = PrepareForm(desk)
     form._send()
     (job,) = desk.store.jobs("prepare")
-    assert (job.request["size"], job.request["pixel_mm"]) == (None, 0.9375)
+    assert tuple(job.request[name] for name in ("size", "pixel_mm", "like")) == (None, None, "default")
     unlike = "These data do not suit the bundled network"
     as_proposed = Grid("spacing", spacing_mm=(0.9375, 0.9375), multiple=64)
-    training = train.TrainForm(desk, dataset(desk, "fit", as_proposed))
+    usual_mm = read_model(default_model())[0].usual_mm
+    training = train.TrainForm(desk, dataset(desk, "fit", as_proposed, usual_mm=usual_mm))
     assert training.begin.value == "default"
     assert unlike not in texts(client)
     other = dataset(desk, "other", Grid())

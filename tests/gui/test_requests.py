@@ -15,7 +15,8 @@ REQUESTS = {
     },
     "prepare": {
         "subjects": [{"subject": "s", "scan": "/a", "labels": "/b"}], "dataset": "/d", "size": 400,
-        "pixel_mm": None, "labelled_side": "right", "classes": "/t.csv", "hip_slice": 3, "tolerance": 50,
+        "pixel_mm": None, "like": None, "labelled_side": "right", "classes": "/t.csv", "hip_slice": 3,
+        "tolerance": 50,
     },
     "train": {
         "data": "/d", "validation_subjects": ["a", "-b"], "run": "/r", "trainer": "torch",

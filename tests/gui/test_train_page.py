@@ -24,7 +24,8 @@ def test_the_page_knows_which_network_is_bundled():
 
 def test_the_page_knows_how_the_bundled_network_wants_its_slices():
     known = read_model(default_model())[0]
-    assert (training._BUNDLED.grid, training._BUNDLED.normalisation) == (known.grid, known.normalisation)
+    for name in ("grid", "normalisation", "usual_mm"):
+        assert getattr(training._BUNDLED, name) == getattr(known, name)
 
 
 def test_what_was_not_validated_is_left_open_in_the_curves():

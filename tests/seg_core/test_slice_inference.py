@@ -121,8 +121,8 @@ def test_views_are_not_taken_on_trust(long_body, runner):
     plan = plan_slices(long_body.geometry, runner.spec)
     for span in ((0, 160), (0, 200)):  # no bone, hardly any
         slices = SliceInference(Input(long_body.array, plan, WINDOW), runner, False, Clock())
-        assert not slices.look_at_the_body(span)
-    assert slices.look_at_the_body((0, 400))
+        assert not slices.see_the_body(slices.look(span))
+    assert slices.see_the_body(slices.look((0, 400)))
 
 
 def test_a_batch_changes_nothing_where_views_differ(long_legs, runner):

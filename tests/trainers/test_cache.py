@@ -1,7 +1,13 @@
+import json
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seg_core.errors import ModelError, OutputError, UsageError
+from seg_core.model_spec import Grid, ModelSpec
+from seg_core.prepare import slice_stride
 from trainers.cache import CacheIndex, SliceCache, SliceCacheWriter
 from trainers.config import Around
 
@@ -73,6 +79,37 @@ def test_neighbours_at_a_distance(tmp_path, make_cache, mm, stride):
     images, _ = cache.batch(np.array([0, 5, 19]), Around(3, mm))
     wanted = [[0, 0, stride], [5 - stride, 5, 5 + stride], [19 - stride, 19, 19]]
     assert np.array_equal(images, every(cache)[0][np.array(wanted)][:, :, 0])
+
+
+def test_distances_are_a_usual_persons(tmp_path, make_slices):
+    with SliceCacheWriter(tmp_path, CacheIndex((32, 64), ("tibia", "femur"))) as writer:
+        writer.append("grown", *make_slices(10, 0), (1.0, 1.0, 3.0))
+        writer.append("small", *make_slices(10, 1), (1.0, 1.0, 3.0), size=0.6)  # 5 mm of a usual person
+    cache = SliceCache(tmp_path)
+    images, _ = cache.batch(np.array([5, 15]), Around(3, 10.0))
+    assert np.array_equal(images, every(cache)[0][np.array([[2, 5, 8], [13, 15, 17]])][:, :, 0])
+
+
+@given(st.floats(2, 20), st.sampled_from(np.arange(0.6, 1.01, 0.05).round(2)), st.floats(0.5, 8))
+def test_neighbours_are_the_runners(mm, size, slice_mm):
+    spec = ModelSpec("any", ("tibia",), grid=Grid("spacing"), neighbour_mm=mm).magnified(size)
+    cache = SliceCache.__new__(SliceCache)
+    cache._slice_mm, cache._size = np.array([slice_mm]), np.array([size])
+    assert cache._strides(mm)[0] == slice_stride(spec.neighbour_mm, slice_mm)
+
+
+def test_slices_that_were_prepared_otherwise_are_not_added(tmp_path, make_slices):
+    specs = [
+        ModelSpec("any", ("tibia",), grid=Grid("spacing"), usual_mm=usual) for usual in ({}, {"tibia": 20})
+    ]
+    first, second = (
+        CacheIndex((32, 64), ("tibia",), meta={"spec": json.loads(spec.to_json())}) for spec in specs
+    )
+    for _ in range(2):
+        with SliceCacheWriter(tmp_path, first):
+            pass
+    with pytest.raises(OutputError, match="another kind of cache"):
+        SliceCacheWriter(tmp_path, second)
 
 
 @pytest.mark.parametrize("names", [("0-1",), ("0-2", "0-0")])

@@ -112,10 +112,12 @@ def test_a_training_takes_the_network_and_the_channels_of_what_it_begins_with():
 def test_another_preparation_is_said(tmp_path, capsys):
     spec, _ = read_model(default_model())
     assert other_preparation(spec, spec) == []
-    data = replace(spec, grid=Grid("size", (256, 256)), normalisation=Normalisation("divide"))
-    pixels, intensities = other_preparation(spec, data)
+    data = replace(spec, grid=Grid("size", (256, 256)), normalisation=Normalisation("divide"), usual_mm={})
+    pixels, intensities, people = other_preparation(spec, data)
     assert pixels == "pixels of 0.9375 x 0.9375 mm, not slices of 256 x 256 pixels"
     assert "percentile (1, 99.5), not intensities by divide" in intensities
+    assert people.startswith("small people magnified to shafts of ")
+    assert people.endswith(" mm of a tibia, not people as large as they are")
     with SliceCacheWriter(
         tmp_path / "c", CacheIndex((32, 64), BONES, meta={"spec": json.loads(data.to_json())})
     ) as writer:
@@ -125,5 +127,5 @@ def test_another_preparation_is_said(tmp_path, capsys):
     (tmp_path / "run.json").write_text(json.dumps({"meta": {"spec": json.loads(spec.to_json())}}))
     warn_of_other_preparation(str(tmp_path / "best.ckpt"), Source(tmp_path / "c"))
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 4
-    assert said[2].endswith(f"best.ckpt knows {pixels}: prepare the data as it wants them")
+    assert len(said) == 6
+    assert said[3].endswith(f"best.ckpt knows {pixels}: prepare the data as it wants them")

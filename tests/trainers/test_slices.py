@@ -16,7 +16,7 @@ from trainers.dataset import Dataset, DatasetSubject
 from trainers.slices import labelled_range, resized_labels, write_slices
 
 
-def record(name, geometry, key="k", hip_slice=None):
+def record(name, geometry, key="k", hip_slice=None, shafts_mm=None):
     return DatasetSubject(
         name,
         key,
@@ -30,6 +30,7 @@ def record(name, geometry, key="k", hip_slice=None):
         (),
         hip_slice,
         {},
+        shafts_mm=shafts_mm or {},
     )
 
 
@@ -45,24 +46,35 @@ def make_dataset(tmp_path, legs):
         write_volume(tmp_path / name / "scan.nii.gz", scan)
         write_labels(tmp_path / name / "mask.nii.gz", mask)
 
-    def make(grid, subjects=(("whole", "a"), ("part", "b")), tolerance=50):
+    def make(grid, subjects=(("whole", "a"), ("part", "b")), tolerance=50, usual_mm=None):
         geometries = {"whole": volume.geometry, "part": geometry}
-        records = tuple(record(name, geometries[name], key) for name, key in subjects)
+        shafts_mm = {"tibia": 12.0, "fibula": 5.0}
+        records = tuple(record(name, geometries[name], key, shafts_mm=shafts_mm) for name, key in subjects)
         normalisation = Normalisation("percentile", 1.0, 99.5)
-        return Dataset(tmp_path, BONES, True, grid, normalisation, tolerance, records)
+        return Dataset(
+            tmp_path, BONES, True, grid, normalisation, tolerance, records, usual_mm=usual_mm or {}
+        )
 
     return make
 
 
-@pytest.mark.parametrize("grid", [Grid("size", (64, 96)), Grid("spacing", spacing_mm=(5.0, 3.0))])
-def test_slices_are_prepared_as_the_runner_prepares_them(make_dataset, legs, grid):
-    dataset = make_dataset(grid)
+@pytest.mark.parametrize(
+    ("grid", "usual_mm", "size"),
+    [
+        (Grid("size", (64, 96)), {}, 1.0),
+        (Grid("spacing", spacing_mm=(5.0, 3.0)), {}, 1.0),
+        (Grid("spacing", spacing_mm=(5.0, 3.0)), {"tibia": 20.0, "femur": 9.0}, 0.6),
+    ],
+)
+def test_slices_are_prepared_as_the_runner_prepares_them(make_dataset, legs, grid, usual_mm, size):
+    dataset = make_dataset(grid, usual_mm=usual_mm)
     write_slices(dataset)
     for subject in dataset.subjects:
         cache = SliceCache(dataset.cache, (subject.name,))
         images, labels = cache.batch(np.arange(len(cache)))
         volume = dataset.scan(subject.name)
-        plan = plan_slices(volume.geometry, dataset.spec)
+        plan = plan_slices(volume.geometry, dataset.spec.magnified(size))
+        assert cache.index.subjects[0].size == size
         window = intensity_window(volume.array, dataset.normalisation)
         start, stop = cache.index.subjects[0].extra["slices"]
         expected = encode(prepare(volume.array, plan, window, start, stop), "uint8")

@@ -81,6 +81,21 @@ def test_a_cache_says_who_was_drawn(tmp_path, monkeypatch) -> None:
     assert (old.name, old.extra) == ("7", {"subject": None})
     assert PhantomConfig(**new.extra) == draw_phantom_config(8, (), (150.0, 152.0))
     assert 150 <= new.extra["stature_cm"] <= 152
+    shrunk = new.extra["pixel_mm"] / 0.9375
+    assert 150 / 170 - 1e-9 <= shrunk < 1
+    assert new.size == shrunk
+    assert new.spacing_mm == pytest.approx((1.875 * shrunk, 1.875 * shrunk, new.extra["slice_mm"]))
+
+
+def test_small_people_seem_as_large_as_usual_ones_but_for_some() -> None:
+    drawn = [draw_phantom_config(seed) for seed in range(400)]
+    size = np.array([config.stature_cm / (config.pixel_mm / 0.9375) for config in drawn])
+    stature = np.array([config.stature_cm for config in drawn])
+    small = stature < 170
+    assert size[small] == pytest.approx(np.minimum(size[small], 170.0))
+    assert (size[small] >= stature[small] - 1e-9).all()
+    assert np.mean(size[small] < 169.9) == pytest.approx(0.25, abs=0.07)
+    assert np.array_equal(size[~small], stature[~small])
 
 
 def test_a_bare_shin_lies_under_the_skin() -> None:
