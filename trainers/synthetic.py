@@ -46,7 +46,10 @@ USUAL_CM, UNSCALED = 170.0, 0.25
 """Smaller people are drawn on smaller pixels, so that they seem to be of this stature, as the runner shows
 them to a network (`seg_core.apparent_size`); that share of them seems to be of any stature up to it."""
 USUAL_MM = {"tibia": 22.2, "femur": 25.7}
-"""Thickness of their shafts (`python -m benchmarks.plausibility`)."""
+"""Thickness of their shafts: means of 40 synthetic people in slices of 15 mm, a single measurement.
+
+Of 40 of those of `benchmarks.plausibility` means are 21.9 and 25.5, medians 21.9 and 24.9.
+"""
 
 JOINTS, THIN, PLANE_MM = 0.75, 0.15, 2.0
 """Share of people whose joints are drawn, of scans with slices below 3 mm; thickness of a slice's planes."""
