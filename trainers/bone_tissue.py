@@ -26,6 +26,8 @@ END_MM = 1.3
 """Compact bone at the ends of bones, adult."""
 _SHELLS, _EARLIER_SHELLS = (0.55, 1.6), (0.75, 1.25)
 """Thickness of a person's compact bone, of the mean one's; the earlier range is frozen scans'."""
+_FIBULA_SHELL = (0.8, 1.5)
+"""The same of the fibula's beside the person's other bones: some have a dot of marrow in it, and no more."""
 _HEAD_MM, _NECK_MM, _SOCKET_MM = 26.0, 8.0, 32.0
 """Of the hip's centre: reach of the femur's head, depth of its growth plate, reach of the socket's; adult."""
 
@@ -75,6 +77,8 @@ class BoneTissue:
         self.thickness = float(rng.uniform(*(_SHELLS if body.joints else _EARLIER_SHELLS)))
         self.plate_mm = float(rng.uniform(1.6, 3.2)) * self.scale
         self.waves = rng.uniform(0, 2 * np.pi, 2)
+        self.roundness = float(rng.uniform(0, 1)) if body.joints else 0.0
+        self.shells = {"fibula": float(rng.uniform(*_FIBULA_SHELL))} if body.joints else {}
 
     def fill(self, structures: npt.NDArray[np.uint8], ends: Mask, place: Place) -> npt.NDArray[np.uint8]:
         """Return the tissue inside the bones of a plane (rows, columns); 0 outside.
@@ -87,27 +91,36 @@ class BoneTissue:
         inside, tissue = structures[box], out[box]
         if inside.size == 0:
             return out
-        depth = (distance_transform_edt(inside > 0) - 0.5) * abs(xs[1] - xs[0])
+        pixel_mm = abs(float(xs[1] - xs[0]))
+        depth = (distance_transform_edt(inside > 0) - 0.5) * pixel_mm
         depth[ends[box]] = 0
         xs, ys = xs[box[1]], ys[box[0], None]
         wave = np.sin(xs / 9 + self.waves[0]) + np.sin(ys / 8 + self.waves[1])
         for value in np.flatnonzero(np.bincount(inside.ravel()))[1:]:
             owner, mask = self.owners[value - 1], inside == value
-            self._fill_one(owner, mask, (z, depth, wave), tissue)
+            self._fill_one(owner, mask, (z, depth, wave, pixel_mm), tissue)
             side = owner.name.split("_")[0]
             if self.joints and owner.name.endswith(("femur", "pelvis")):
                 self._fill_hip(owner, mask, (self.landmarks[f"{side}_hip"], z, xs, ys, wave), tissue)
         return out
 
     def _fill_one(
-        self, owner: Owner, mask: Mask, place: tuple[float, Array, Array], tissue: npt.NDArray[np.uint8]
+        self,
+        owner: Owner,
+        mask: Mask,
+        place: tuple[float, Array, Array, float],
+        tissue: npt.NDArray[np.uint8],
     ) -> None:
-        z, depth, wave = place
+        z, depth, wave, pixel_mm = place
         share = (z - owner.low) / max(owner.high - owner.low, 1e-6)
         middle = np.clip(1.25 * np.sin(np.pi * np.clip(share, 0, 1)) - 0.25, 0, 1) ** 0.8
-        cortex = (owner.end_mm + (owner.shaft_mm - owner.end_mm) * middle) * self.scale * self.thickness
+        thickness = self.scale * self.thickness * self.shells.get(owner.name.split("_")[-1], 1.0)
+        cortex = (owner.end_mm + (owner.shaft_mm - owner.end_mm) * middle) * thickness
         tissue[mask] = Tissue.RED_MARROW if self._red(owner, share, float(middle)) else Tissue.MARROW
-        tissue[mask & (depth < cortex)] = Tissue.CORTEX
+        canal = mask & (depth >= cortex)
+        if self.roundness and owner.plates:
+            canal = _rounded(canal, depth, self.roundness * float(middle), pixel_mm)
+        tissue[mask & ~canal] = Tissue.CORTEX
         for plate in self._plates(owner):
             height = owner.low + plate * (owner.high - owner.low)
             near = np.abs(z - height + 1.5 * self.scale * wave) < self.plate_mm / 2
@@ -149,6 +162,20 @@ class BoneTissue:
             plate = mask & (away < _SOCKET_MM * self.scale) & (level | upright)
         if self.open_plates:
             tissue[plate] = Tissue.CARTILAGE
+
+
+def _rounded(canal: Mask, depth: Array, roundness: float, pixel_mm: float) -> Mask:
+    """Take corners from a canal (rows, columns): a shaft is thickest at its edges, as at the shin.
+
+    What discs reach that stay within it is left, their radius ``roundness`` of the largest one's.
+    """
+    box, rounded = box_of(canal), np.zeros_like(canal)
+    inside, levels = canal[box], depth[box]
+    if inside.any():
+        radius = roundness * float(np.ptp(levels[inside]))
+        core = inside & (levels >= levels[inside].min() + radius)
+        rounded[box] = inside & (distance_transform_edt(~core) * pixel_mm <= radius)
+    return rounded
 
 
 def box_of(mask: npt.NDArray[np.uint8]) -> tuple[slice, slice]:

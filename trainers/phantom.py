@@ -59,7 +59,7 @@ class PhantomConfig:
         Noise, shading, blur and motion.
     contrast : {"water", "in_phase", "fat"}
         The scan's look.
-    bare_shin : float
+    bare_shin, flesh : float
     joints : bool
         See `trainers.soft_tissue.Body`.
     planes : int
@@ -81,6 +81,7 @@ class PhantomConfig:
     bare_shin: float = 0.0
     joints: bool = False
     planes: int = 2
+    flesh: float = 1.0
 
     def __post_init__(self) -> None:
         slices = 1 if self.slices is None else self.slices
@@ -237,7 +238,7 @@ def _draw(config: PhantomConfig, rng: np.random.Generator) -> tuple[AnatomyConfi
     height = stature if stature is not None else 172.0 * (config.scale or 1.0)
     age = _age(height)
     look = (draw_hard_look if config.difficulty == "hard" else draw_look)(rng, config.contrast)
-    body = replace(draw_body(rng), bare_shin=config.bare_shin, joints=config.joints)
+    body = replace(draw_body(rng), bare_shin=config.bare_shin, joints=config.joints, flesh=config.flesh)
     return anatomy, Drawing(body, look, age, config.planes)
 
 

@@ -60,6 +60,8 @@ class Body:
     joints : bool
         Whether joints hold cartilage, fluid and menisci, bones end in compact bone, and bowel keeps away from
         them; without, as in `lls phantom`, muscle and bowel fill what lies between bones.
+    flesh : float
+        Factor on the radii of limbs where they are mostly muscle; at ankles and knees a third of it counts.
     """
 
     seed: int = 0
@@ -70,6 +72,7 @@ class Body:
     bulk: float = 1.0
     bare_shin: float = 0.0
     joints: bool = False
+    flesh: float = 1.0
 
 
 def draw_body(rng: np.random.Generator) -> Body:
@@ -310,7 +313,8 @@ def _limb_row(limb: _Limb, body: Body, z: float) -> tuple[Array, Array, Array, A
     along, (x, y) = _position_along(limb, z)
     if not _ALONG[0] < along < _ALONG[-1]:
         return None
-    size = limb.scale * body.girth
+    muscle = np.interp(along, _ALONG, _MUSCLE)
+    size = limb.scale * body.girth * (1 + (body.flesh - 1) * muscle)
     shin = np.interp(along, _SHIN_ALONG, _SHIN) * body.bare_shin
     outline = np.array(
         [
@@ -319,7 +323,7 @@ def _limb_row(limb: _Limb, body: Body, z: float) -> tuple[Array, Array, Array, A
             np.interp(along, _ALONG, _RADIUS_X) * size,
             np.interp(along, _ALONG, _RADIUS_Y) * size,
             np.interp(along, _ALONG, _FAT) * body.fat_mm * limb.scale,
-            np.interp(along, _ALONG, _MUSCLE) * body.bulk,
+            muscle * body.bulk,
             limb.lateral,
             limb.scale,
         ]

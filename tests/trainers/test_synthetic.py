@@ -108,3 +108,14 @@ def test_a_bare_shin_lies_under_the_skin() -> None:
         covers.append([depth[n][labels[k] == 1].min() for n, k in enumerate(calf)])
     assert len(calf) >= 4
     assert np.median(covers[1]) < 8 < np.median(covers[0])  # mm, of a child of 120 cm
+
+
+def test_flesh_makes_calves_thicker_but_hardly_ankles() -> None:
+    areas = []
+    for flesh in (1.0, 1.3):
+        mixtures, labels = training_materials(replace(CONFIG, flesh=flesh))
+        areas.append((mixtures & 255 != Tissue.AIR).sum(axis=(1, 2)))
+    tibia = np.flatnonzero((labels == 1).any(axis=(1, 2)) & ~(labels == 2).any(axis=(1, 2)))
+    growth = areas[1][tibia] / areas[0][tibia]
+    assert 1.4 < growth.max() < 1.75  # about the square of 1.3
+    assert growth[0] < 1.25
