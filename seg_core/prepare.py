@@ -17,6 +17,9 @@ Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
 Pair = tuple[int, int]
 
+HARDLY = 0.02
+"""Share by which a network's pixels may be larger or smaller than it wants them."""
+
 _OPPOSITE = str.maketrans("RLAPSI", "LRPAIS")
 
 
@@ -127,8 +130,9 @@ def plan_slices(geometry: Geometry, spec: ModelSpec) -> SlicePlan:
         Of the scan: any of the 48 orientations, oblique ones too.
     spec : ModelSpec
         With grid ``size`` the frame is the whole slice. With ``spacing`` the grid is the smallest multiple
-        that covers the slice, and the slice lies in the frame's middle with air around it; a network of
-        patches has the whole slice for its frame, and a grid as near to the spacing as that allows.
+        that covers the slice, its pixels within `HARDLY` of those that are wanted, and the slice lies in the
+        frame's middle with air around it; a network of patches has the whole slice for its frame, and a grid
+        as near to the spacing as that allows.
 
     Raises
     ------
@@ -180,11 +184,18 @@ def resampled(voxels: int, mm: float, wanted_mm: float) -> int:
 
 
 def _cover(pixels: int, pixel_mm: float, axis: int, spec: ModelSpec) -> Pair:
-    """Return the frame in the scan's pixels and in the network's, along one axis."""
+    """Return the frame in the scan's pixels and in the network's, along one axis.
+
+    A multiple of the network's pixels is a whole number of the scan's, if they hardly change for it: views
+    (`seg_core.body`), which end at multiples, then end between two of the scan's pixels, on the frame's grid.
+    """
     mm, multiple = spec.grid.spacing_mm[axis], spec.grid.multiple
+    exact = multiple * mm / pixel_mm
+    whole = max(round(exact), 1)
+    step = whole if abs(whole / exact - 1) <= HARDLY else exact
     # A slice that fits exactly shall not grow by a multiple because of the last bit.
-    grid = max(1, ceil(pixels * pixel_mm / (mm * multiple) - 1e-6)) * multiple
-    return max(pixels, round(grid * mm / pixel_mm)), grid
+    blocks = max(1, ceil(pixels / step - 1e-6))
+    return max(pixels, round(blocks * step)), blocks * multiple
 
 
 def _check_spec(spec: ModelSpec) -> None:

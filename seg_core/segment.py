@@ -19,7 +19,7 @@ from seg_core.geometry import LabelMap, Volume
 from seg_core.intensity import nonzero_box, normalised_input
 from seg_core.labels import plain_labels
 from seg_core.limb_range import Range, find_limb, range_from_hip
-from seg_core.model_spec import Denoise, ModelSpec
+from seg_core.model_spec import Denoise
 from seg_core.moments import Box
 from seg_core.nnunet_grid import nnunet_labels
 from seg_core.patches import Stack, patch_labels
@@ -180,15 +180,6 @@ def _denoise_of(plan: SlicePlan, denoise: Denoise) -> Denoise:
     return replace(denoise, minimum_pixels=max(int(denoise.minimum_pixels / larger), least))
 
 
-def _on_whole_pixels(size: float, plan: SlicePlan, spec: ModelSpec) -> float:
-    """Return the nearest size at which views, which end at multiples, end between two of the scan's pixels.
-
-    Else they are shifted by up to half a pixel, and change labels.
-    """
-    pixels = spec.grid.multiple * spec.grid.spacing_mm[0] / plan.spacing_mm[1]
-    return max(round(pixels * size), 1) / pixels
-
-
 class _Job:
     """One scan on its way."""
 
@@ -289,7 +280,6 @@ class _Job:
             first, pixel_mm2 = self._cleaned_look(look), slices.scan.plan.pixel_mm2
             size = apparent_size(shafts_mm(first, pixel_mm2, spec.classes), spec.usual_mm)
             if size < 1 and self.plan.pixels_each <= COARSE:
-                size = _on_whole_pixels(size, self.plan, spec)
                 closer = self._planned(plan_slices(self.volume.geometry, spec.magnified(size)))
                 second = closer.look(span)
                 if surer(self._cleaned_look(second), second.sure, first, look.sure):

@@ -144,19 +144,6 @@ def test_scans_of_coarse_pixels_are_not_magnified(
     assert (segment(scan, runner).size < 1) == magnified
 
 
-@pytest.mark.parametrize("pixel_mm", [4.0, 3.7, 2.9])
-def test_views_of_what_is_magnified_end_between_two_pixels(
-    make_legs, make_onnx, plain, monkeypatch, pixel_mm
-):
-    monkeypatch.setattr("seg_core.segment.surer", lambda *looks: True)
-    scan, _ = make_legs(shape=(128, 128, 40), spacing=(pixel_mm, pixel_mm, 25.0))
-    spec = replace(plain, usual_mm={"femur": 40.0})
-    found = segment(scan, Runner(make_onnx(spec), "cpu", threads=1))
-    assert 0.55 < found.size < 1
-    pixels = spec.grid.multiple * spec.grid.spacing_mm[0] * found.size / pixel_mm
-    assert pixels == pytest.approx(round(pixels), abs=1e-9)
-
-
 def test_what_is_no_leg_is_not_magnified(make_onnx, plain, monkeypatch):
     monkeypatch.setattr("seg_core.segment.surer", lambda *looks: True)
     usual = replace(plain, usual_mm={"femur": 50.0})

@@ -9,7 +9,7 @@ from PIL import Image
 from seg_core.errors import ModelError, UsageError
 from seg_core.geometry import Geometry
 from seg_core.model_spec import Grid
-from seg_core.prepare import crop, plan_slices, prepare, restore
+from seg_core.prepare import HARDLY, crop, plan_slices, prepare, restore
 
 ORIENTATIONS = [
     "".join(pair[sign] for pair, sign in zip(order, signs, strict=True))
@@ -101,8 +101,25 @@ def test_frame_covers_the_slice_and_equals_the_grid_in_mm(pixels, pixel_mm, mm, 
         assert 0 <= plan.before[axis] <= after <= plan.before[axis] + 1
         assert plan.grid[axis] % multiple == 0
         # Within half a pixel of the scan; a slice that fits but for the last bit may exceed by that bit.
-        assert abs(plan.frame[axis] * pixel_mm - plan.grid[axis] * mm) <= pixel_mm * 0.501
-        assert (plan.grid[axis] - multiple) * mm < pixels[axis] * pixel_mm
+        length_mm = plan.grid[axis] * mm
+        assert abs(plan.frame[axis] * pixel_mm - length_mm) <= pixel_mm * 0.501 + HARDLY * length_mm
+        assert (plan.grid[axis] - multiple) * mm * (1 - HARDLY) < pixels[axis] * pixel_mm
+
+
+@pytest.mark.parametrize(
+    ("pixel_mm", "step"),
+    [(0.9375, 64), (1.5, 40), (0.95, 63), (1.45, 41), (1.9, 32), (0.3, 200), (3.3, 18), (4.1, None)],
+)
+def test_multiples_end_between_two_pixels_where_that_hardly_changes_them(band_spec, pixel_mm, step):
+    spec = band_spec(grid=Grid("spacing", spacing_mm=(0.9375, 0.9375), multiple=64))
+    plan = plan_slices(geometry_of("LPS", (321, 250, 1), (pixel_mm, pixel_mm, 3)), spec)
+    steps = {frame * 64 / grid for frame, grid in zip(plan.frame, plan.grid, strict=True)}
+    if step is None:  # 14.63 pixels: 15 are too many
+        assert all(abs(found - 60 / pixel_mm) < 0.1 for found in steps)
+    else:
+        assert steps == {step}
+        view = plan.part((64, 128), (64, 128))
+        assert view.frame == (step, step)
 
 
 def test_an_exact_fit_does_not_grow(band_spec):
