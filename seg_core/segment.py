@@ -22,6 +22,7 @@ from seg_core.limb_range import Range, find_limb, range_from_hip
 from seg_core.model_spec import Denoise
 from seg_core.moments import Box
 from seg_core.nnunet_grid import nnunet_labels
+from seg_core.one_piece import drop_beside
 from seg_core.patches import Stack, patch_labels
 from seg_core.plausibility import check_plausibility
 from seg_core.prepare import SlicePlan, plan_slices, prepare_slices, restore
@@ -97,7 +98,8 @@ class Segmentation:
     axis : int
         Array axis along which the network's slices follow one another.
     removed : mapping of str to Removed
-        What cleaning took from slices (``"slices"``) and across them (``"volume"``), by class; empty without.
+        What cleaning took from slices (``"slices"``), across them (``"volume"``), and beside bones
+        (``"beside"``, where sides are known), by class; empty without.
     seconds : mapping of str to float
         Time that each step took; preparing overlaps with inferring.
     bones : tuple of BoneStatistics
@@ -215,6 +217,9 @@ class _Job:
             classes, self.removed["volume"] = denoise_volume(classes, self.classes, fraction, overwrite=True)
             since = self.clock.add("denoise", since)
         labels, evidence = self._sides(classes)
+        if self.options.denoise and evidence is not None and evidence.kind != "unknown":
+            axis = self.plan.axes[0]
+            labels, self.removed["beside"] = drop_beside(labels, axis, self.classes, overwrite=True)
         since = self.clock.add("sides", since)
         ends = sorted((self.plan.slice_index(span[0]), self.plan.slice_index(span[1] - 1)))
         seen = self._seen((ends[0], ends[1] + 1))

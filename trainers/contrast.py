@@ -75,7 +75,7 @@ class Contrast:
     """
 
     known: float = 0.7
-    water: float = 0.6
+    water: float = 0.5
     opposed: float = 0.5
     spread: float = 0.2
     dark_spread: float = 0.5

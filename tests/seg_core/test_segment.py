@@ -255,11 +255,27 @@ def test_without_denoising_specks_stay(legs, any_runner):
     assert max(row.components_removed for row in clean.bones if row.bone == "tibia") >= 1
 
 
+def test_a_second_fibula_beside_the_first_goes(legs, any_runner):
+    scan, truth = legs
+    array = scan.array.copy(order="K")
+    fibula = np.argwhere(truth.array == 3)
+    i, j, k = fibula.min(axis=0)
+    block = slice(i + 1, i + 4), slice(j + 10, j + 13), slice(k + 2, k + 6)  # 40 mm behind the right fibula
+    array[block] = array[tuple(fibula[0])]
+    scan = Volume(array, scan.geometry)
+    found = segment(scan, any_runner)
+    assert not found.labels.array[block].any()
+    assert found.removed["beside"].components.tolist() == [0, 0, 0, 1, 0]
+    assert [row.components_removed for row in found.bones if row.bone == "fibula"] == [1, 1]  # by bone
+    assert segment(scan, any_runner, SegmentOptions(denoise=False)).labels.array[block].all()
+
+
 @pytest.mark.parametrize(("pixel_mm", "kept"), [(2.0, 12), (1.0, 12), (4.0, 3), (8.0, 2)])
 def test_small_is_what_is_small_on_the_networks_pixels(band_model, pixel_mm, kept):
     spec = {
         "grid": Grid("spacing", spacing_mm=(2.0, 2.0)),
         "denoise": Denoise(fraction=0.0, minimum_pixels=12),
+        "sided": False,  # pieces beside each other stay
     }
     array = np.zeros((48, 48, 4), np.uint8)
     for n, (rows, columns) in enumerate(((1, 1), (1, 2), (2, 2), (3, 3), (4, 4))):
