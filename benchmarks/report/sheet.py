@@ -138,7 +138,7 @@ class Sheet:
         if figure is None or not MEASURES[measure].ratio:
             return figure
         to = figures[self.reference, key[1]][measure].mean
-        return Figure(figure.mean / to) if to else None
+        return Figure(figure.mean / to, None if figure.sd is None else figure.sd / to) if to else None
 
     def _cells(self) -> Iterator[list[str]]:
         """Give the header and the rows; the report has no column where it has no figure."""

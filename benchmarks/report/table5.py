@@ -7,10 +7,10 @@ turn, so that whatever else the machine does meets them alike; their medians are
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ SLICES, BATCH = 431, 16
 NOTE = (
     f"Parameters as the framework counts them, the encoder of {PRETRAINED} frozen. Time from prepared slices"
     f" to classes, in the framework, {BATCH} slices a batch or patch after patch, half of which overlaps:"
-    f" medians of interleaved repetitions, as ratios to {PRETRAINED}."
+    f" medians of interleaved repetitions and their SD, as ratios to {PRETRAINED}'s median."
 )
 Engines = Mapping[str, tuple[Engine, TrainConfig]]
 
@@ -49,7 +49,7 @@ def table5(setting: Setting, watch: FoldWatch | None = None) -> Sheet:
     ours = {}
     for name, (engine, _) in engines.items():
         counts = dict(zip(("parameters", "trainable"), map(Figure, engine.parameters()), strict=True))
-        found = {part: Figure(seconds[name]) for part, seconds in times.items() if name in seconds}
+        found = {part: _figure(seconds[name]) for part, seconds in times.items() if name in seconds}
         ours[name, ""] = counts | found
     how = (
         f"Ours: trainer {setting.trainer}, device {setting.device}; a scan is {slices} synthetic slices of"
@@ -63,15 +63,19 @@ def interleaved(
     jobs: Mapping[str, Callable[[], object]],
     repetitions: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """Return the median seconds of each job; every repetition runs all of them in turn."""
+) -> dict[str, list[float]]:
+    """Return the seconds of each job in each repetition, which runs all of them in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repetitions):
         for name, job in jobs.items():
             begun = clock()
             job()
             seconds[name].append(clock() - begun)
-    return {name: median(times) for name, times in seconds.items()}
+    return seconds
+
+
+def _figure(seconds: Sequence[float]) -> Figure:
+    return Figure(median(seconds), stdev(seconds) if len(seconds) > 1 else None)
 
 
 def _engine(study: Study, name: str, cache: SliceCache) -> tuple[Engine, TrainConfig]:
@@ -97,7 +101,9 @@ def segment(engine: Engine, config: TrainConfig, images: Images) -> None:
         pass
 
 
-def _measured(study: Study, engines: Engines, cache: SliceCache, slices: int) -> dict[str, dict[str, float]]:
+def _measured(
+    study: Study, engines: Engines, cache: SliceCache, slices: int
+) -> dict[str, dict[str, list[float]]]:
     """Measure a scan and a slice, or return what an earlier call measured in the same way."""
     how = _how(study, engines) | {"slices": slices}
     path = study.folder / "seconds.json"
@@ -128,6 +134,7 @@ def _how(study: Study, engines: Engines) -> dict[str, Any]:
         "networks": list(engines),
         "pixels": study.pixels(),
         "repetitions": setting.repetitions,
+        "kept": "each repetition",  # once it was their median
         "device": sorted(devices),
         "machine": here,
     }

@@ -18,7 +18,7 @@ from benchmarks.report.sheet import SMOKE, SYNTHETIC, Sheet
 from benchmarks.report.study import SMOKE_PATCH, Plan, Setting, Study, Variant, figures
 from benchmarks.report.table2 import TRAINING
 from benchmarks.report.table3 import FOURFOLD
-from benchmarks.report.table5 import _measured, interleaved, segment
+from benchmarks.report.table5 import PRETRAINED, _figure, _measured, interleaved, segment
 from seg_core.errors import OutputError, UsageError
 from seg_core.labels import BONES
 from seg_core.metrics import Scores
@@ -312,7 +312,7 @@ def test_two_populations_of_different_people_and_scanners():
 def test_times_are_taken_in_turn():
     order, ticks = [], iter([0, 1, 1, 3, 3, 13, 13, 17, 17, 18, 18, 23])
     jobs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    assert interleaved(jobs, 3, lambda: next(ticks)) == {"a": 1, "b": 4}
+    assert interleaved(jobs, 3, lambda: next(ticks)) == {"a": [1, 10, 1], "b": [2, 4, 5]}
     assert order == list("ababab")
 
 
@@ -321,7 +321,7 @@ def test_times_are_taken_over_where_they_were_taken_alike(tmp_path, monkeypatch)
 
     def measured(jobs, repetitions):
         calls.append((list(jobs), repetitions))
-        return dict.fromkeys(jobs, 1.0)
+        return dict.fromkeys(jobs, [1.0] * repetitions)
 
     monkeypatch.setattr("benchmarks.report.table5.interleaved", measured)
     monkeypatch.setattr("benchmarks.report.table5.machine", lambda *_: dict(facts))
@@ -344,6 +344,16 @@ def test_times_are_taken_over_where_they_were_taken_alike(tmp_path, monkeypatch)
     assert again("cuda", trainer="keras", size=128)
     facts["processor"] = "another"
     assert again("cuda", trainer="keras", size=128)
+
+
+def test_a_ratio_has_the_spread_of_its_repetitions():
+    times = {PRETRAINED: [1.0, 2.0, 3.0], "other": [3.0, 4.0, 8.0], "once": [5.0]}
+    ours = {(name, ""): {"scan": _figure(seconds)} for name, seconds in times.items()}
+    sheet = Sheet(replace(PUBLISHED["5"], figures={}), ("scan",), ours, (), reference=PRETRAINED)
+    text = sheet.markdown()
+    assert f"| {PRETRAINED} | 1.00 ± 0.50 |" in text
+    assert "| other | 2.00 ± 1.32 |" in text
+    assert "| once | 2.50 |" in text
 
 
 def test_a_cell_says_how_many_have_no_distance():
