@@ -132,9 +132,6 @@ _TRUNK_X = np.array([28, 100, 156, 166, 158, 142, 134, 138, 146])
 _TRUNK_Y = np.array([26, 62, 88, 102, 103, 94, 90, 96, 104])
 _TRUNK_FAT = np.array([1.4, 1.5, 1.6, 1.7, 1.6, 1.5, 1.3, 1.2, 1.1])
 
-_SHEATH_MM = 4.0
-"""Fat around vessels, at most, adult: in a fat image as bright as a fibula's marrow, and as large."""
-
 # Between bowel and bones lie muscles; at the hips, up to that place along the trunk, bowel lies between them.
 _BOWEL_MM, _PELVIS_MM, _HIPS = 10, 52, 0.12
 
@@ -170,15 +167,12 @@ class SoftTissue:
         Smooth waves that bend muscles and vary the fat; spaced by 22 mm, periodic.
     trunk_muscles : ndarray, (n, 3)
         Place across and forwards, and size, relative to the trunk's outline.
-    sheath_mm : float
-        Fat around vessels, adult.
     """
 
     body: Body
     limbs: tuple[_Limb, ...]
     noise: npt.NDArray[np.float32]
     trunk_muscles: Array
-    sheath_mm: float = 0.0
 
     def tissue(
         self,
@@ -216,10 +210,7 @@ class SoftTissue:
         return _fill_plane(
             xs, ys, outside_mm, arm_mm, outlines, walls, muscles, vessels,
             self._trunk_row(z), self.trunk_muscles, noise,
-            np.array([
-                self.body.skin_mm, self.body.fascia, _NOISE_MM, self._scale(), *self._bowel_room(),
-                self.sheath_mm * self._scale(),
-            ]),
+            np.array([self.body.skin_mm, self.body.fascia, _NOISE_MM, self._scale(), *self._bowel_room()]),
         )  # fmt: skip
 
     def box(self, z: float) -> tuple[float, float, float, float] | None:
@@ -288,8 +279,7 @@ def make_soft_tissue(anatomy: Anatomy, body: Body) -> SoftTissue:
             [rng.uniform(0, 2 * np.pi, 18), np.sqrt(rng.uniform(0.02, 0.9, 18)), rng.uniform(-0.05, 0.08, 18)]
         )
     )
-    sheath_mm = float(rng.uniform(0, _SHEATH_MM)) if body.joints else 0.0
-    return SoftTissue(body, tuple(limbs), noise, trunk, sheath_mm)
+    return SoftTissue(body, tuple(limbs), noise, trunk)
 
 
 def _jitter(table: Array, rng: np.random.Generator, bulk: float) -> Array:
@@ -479,14 +469,9 @@ def _fill_plane(xs, ys, outside, arm, outlines, walls, muscles, vessels, trunk, 
 @kernel
 def _in_limb(u, v, w0, w1, outline, muscles, vessels, sizes):
     """Vessel, muscle, the gap between two, or the fat that remains around small ones."""
-    around = 1e9
     for k in range(vessels.shape[0]):
-        away = np.hypot((u - vessels[k, 0]) * outline[2], (v - vessels[k, 1]) * outline[3]) - vessels[k, 2]
-        if away < 0:
+        if np.hypot((u - vessels[k, 0]) * outline[2], (v - vessels[k, 1]) * outline[3]) < vessels[k, 2]:
             return 5, 0
-        around = min(around, away)
-    if around < sizes[6] * (1 + 0.4 * w1):
-        return 2, 0
     index, distance, between = _cell(u + 0.05 * w0, v + 0.05 * w1, muscles, sizes[1])
     if distance > 0.42 * outline[5] - 0.05:
         return 2, 0

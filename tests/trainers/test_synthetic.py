@@ -7,8 +7,8 @@ from scipy import ndimage
 from seg_core.intensity import intensity_window, scale
 from seg_core.labels import BONES
 from seg_core.resize import resize_bilinear
-from trainers.phantom import PhantomConfig, make_phantom, place
-from trainers.soft_tissue import Body, SoftTissue, Tissue, make_soft_tissue
+from trainers.phantom import PhantomConfig, make_phantom
+from trainers.soft_tissue import Tissue
 from trainers.synthetic import NORMALISATION, draw_phantom_config, training_materials, training_slices
 
 CONFIG = PhantomConfig(seed=21, stature_cm=120, size=256, pixel_mm=1.875, slice_mm=25.0)
@@ -119,25 +119,3 @@ def test_flesh_makes_calves_thicker_but_hardly_ankles() -> None:
     growth = areas[1][tibia] / areas[0][tibia]
     assert 1.4 < growth.max() < 1.75  # about the square of 1.3
     assert growth[0] < 1.25
-
-
-def test_vessels_lie_in_fat_of_some_thickness_or_none() -> None:
-    anatomy = place(CONFIG)[0]
-    ankle, knee = (anatomy.landmarks[f"right_{joint}"] for joint in ("ankle", "knee"))
-    xs, ys = (np.arange(at - 60, at + 60, 0.5) for at in (ankle + knee)[:2] / 2)
-    far = np.full((len(ys), len(xs)), 99, np.float32)  # from bones
-
-    def fat_beside_vessels(soft: SoftTissue) -> float:
-        tissue, _ = soft.tissue((ankle + knee)[2] / 2, xs, ys, far, far)
-        vessel = tissue == Tissue.VESSEL
-        assert vessel.any()
-        return float((tissue[ndimage.binary_dilation(vessel) & ~vessel] == Tissue.FAT).mean())
-
-    sheathed = [make_soft_tissue(anatomy, Body(seed=seed, joints=True)) for seed in range(30)]
-    assert (
-        0 <= min(soft.sheath_mm for soft in sheathed) < 0.5 < 3.5 < max(soft.sheath_mm for soft in sheathed)
-    )
-    assert make_soft_tissue(anatomy, Body()).sheath_mm == 0  # frozen scans
-    bare, sheath = (replace(sheathed[0], sheath_mm=mm) for mm in (0.0, 4.0))
-    assert fat_beside_vessels(bare) < 0.5
-    assert fat_beside_vessels(sheath) > 0.9
