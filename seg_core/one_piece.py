@@ -10,8 +10,8 @@ from seg_core.components import Components, find_components
 from seg_core.denoise import Removed
 from seg_core.geometry import LabelMap
 
-APART_MM = 10.0
-"""Growth plates of the hip bone are thinner."""
+APART_MM = 5.0
+"""Growth plates, which part a child's bones, are thinner."""
 SAME_SLICES = 0.5
 """Share of a piece's slices in which the larger one lies too."""
 MOST = 0.5

@@ -45,7 +45,7 @@ def test_a_second_fibula_beside_the_first_goes(axis, overwrite):
     "piece",
     [
         (2, (40, 45), (10, 13), (22, 28)),  # in line with the shaft, which ends at 20
-        (2, (28, 33), (10, 13), (5, 10)),  # 8 mm beside it
+        (2, (24, 29), (10, 13), (5, 10)),  # 4 mm beside it
         (2, (40, 50), (10, 15), (0, 11)),  # more than half as large
         (4, (40, 45), (10, 13), (5, 10)),  # another side's
         (1, (40, 45), (10, 13), (5, 10)),  # another bone's
@@ -79,7 +79,7 @@ def dropped_slowly(array):
     """The same rule from sets of voxels, for one value and millimetres ``MM``."""
     pieces, count = ndimage.label(array, np.ones((3, 3, 3)))
     found = sorted((np.argwhere(pieces == n) for n in range(1, count + 1)), key=len, reverse=True)
-    kept, gone, reach = found[:1], np.zeros_like(array), np.array([10, 5, 0])
+    kept, gone, reach = found[:1], np.zeros_like(array), np.array([5, 3, 0])
     for piece in found[1:]:
         slices = np.unique(piece[:, 2])
         low, high = piece.min(0) - reach, piece.max(0) + reach
