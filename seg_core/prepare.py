@@ -1,7 +1,7 @@
 """From the scan's slices to the network's input, and its labels back to the scan's own grid."""
 
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil, floor, inf
 from typing import Any
 
 import numpy as np
@@ -191,11 +191,18 @@ def _cover(pixels: int, pixel_mm: float, axis: int, spec: ModelSpec) -> Pair:
     """
     mm, multiple = spec.grid.spacing_mm[axis], spec.grid.multiple
     exact = multiple * mm / pixel_mm
-    whole = max(round(exact), 1)
-    step = whole if abs(whole / exact - 1) <= HARDLY else exact
-    # A slice that fits exactly shall not grow by a multiple because of the last bit.
-    blocks = max(1, ceil(pixels / step - 1e-6))
+    step = exact
+    for whole in sorted((floor(exact), ceil(exact)), key=lambda n: abs(n - exact)):
+        if abs(whole / exact - 1) <= HARDLY and _blocks(pixels, whole) <= _blocks(pixels, exact):
+            step = whole
+            break
+    blocks = _blocks(pixels, step)
     return max(pixels, round(blocks * step)), blocks * multiple
+
+
+def _blocks(pixels: int, step: float) -> int:
+    """Return how many steps cover so many pixels; what fits exactly shall not grow by the last bit."""
+    return max(1, ceil(pixels / step - 1e-6))
 
 
 def _check_spec(spec: ModelSpec) -> None:

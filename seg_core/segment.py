@@ -218,8 +218,7 @@ class _Job:
             since = self.clock.add("denoise", since)
         labels, evidence = self._sides(classes)
         if self.options.denoise and evidence is not None and evidence.kind != "unknown":
-            axis = self.plan.axes[0]
-            labels, self.removed["beside"] = drop_beside(labels, axis, self.classes, overwrite=True)
+            labels = self._without_beside(labels)
         since = self.clock.add("sides", since)
         ends = sorted((self.plan.slice_index(span[0]), self.plan.slice_index(span[1] - 1)))
         seen = self._seen((ends[0], ends[1] + 1))
@@ -440,6 +439,16 @@ class _Job:
         if evidence.conflict:
             self.warnings.append(f"{evidence.detail}: check the side")
         return self._one_side(labels, evidence), evidence
+
+    def _without_beside(self, labels: LabelMap) -> LabelMap:
+        """Drop what lies beside a bone that is one piece in every axial slice; say so."""
+        axis = next(n for n, letter in enumerate(labels.geometry.orientation) if letter in "SI")
+        labels, removed = drop_beside(labels, axis, self.classes, overwrite=True)
+        self.removed["beside"] = removed
+        for value in np.flatnonzero(removed.components):
+            name, count = self.runner.spec.classes[value - 1], removed.components[value]
+            self.warnings.append(f"pieces beside a {name} that cannot be of it were left out: {count}")
+        return labels
 
     def _one_side(self, labels: LabelMap, evidence: SideEvidence) -> LabelMap:
         """Keep the side that was asked for; nothing is thrown away where the sides are unknown."""

@@ -173,7 +173,7 @@ def _rounded(canal: Mask, depth: Array, roundness: float, pixel_mm: float) -> Ma
     inside, levels = canal[box], depth[box]
     if inside.any():
         radius = roundness * float(np.ptp(levels[inside]))
-        core = inside & (levels >= levels[inside].min() + radius)
+        core = inside & (levels >= min(levels[inside].min() + radius, levels[inside].max()))
         rounded[box] = inside & (distance_transform_edt(~core) * pixel_mm <= radius)
     return rounded
 

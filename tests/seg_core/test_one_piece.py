@@ -69,6 +69,13 @@ def test_a_piece_is_judged_by_its_own_slices():
     assert ndimage.label(cleaned.array)[1] == 1
 
 
+def test_bones_that_a_scan_cuts_in_two_stay():
+    labels = legs((1, (10, 20), (10, 15), (0, 5)), (1, (30, 34), (10, 13), (0, 5)))  # condyles of a tibia
+    cleaned, removed = drop_beside(labels, 2, 2)
+    assert np.array_equal(cleaned.array, labels.array)
+    assert not removed.components.any()
+
+
 def test_an_empty_scan_stays_empty():
     cleaned, removed = drop_beside(legs(), 2, 2)
     assert not cleaned.array.any()

@@ -102,8 +102,9 @@ def test_frame_covers_the_slice_and_equals_the_grid_in_mm(pixels, pixel_mm, mm, 
         assert plan.grid[axis] % multiple == 0
         # Within half a pixel of the scan; a slice that fits but for the last bit may exceed by that bit.
         length_mm = plan.grid[axis] * mm
-        assert abs(plan.frame[axis] * pixel_mm - length_mm) <= pixel_mm * 0.501 + HARDLY * length_mm
-        assert (plan.grid[axis] - multiple) * mm * (1 - HARDLY) < pixels[axis] * pixel_mm
+        slack = 0.0 if (plan.frame[axis] * multiple) % plan.grid[axis] else HARDLY * length_mm
+        assert abs(plan.frame[axis] * pixel_mm - length_mm) <= pixel_mm * 0.501 + slack
+        assert (plan.grid[axis] - multiple) * mm < pixels[axis] * pixel_mm
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,16 @@ def test_multiples_end_between_two_pixels_where_that_hardly_changes_them(band_sp
         assert steps == {step}
         view = plan.part((64, 128), (64, 128))
         assert view.frame == (step, step)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "field_mm", "grid"),
+    [(256, 300, 320), (512, 300, 320), (320, 360, 384), (512, 420, 448), (512, 480, 512)],
+)
+def test_whole_steps_take_no_more_multiples(band_spec, pixels, field_mm, grid):
+    spec = band_spec(grid=Grid("spacing", spacing_mm=(0.9375, 0.9375), multiple=64))
+    mm = field_mm / pixels
+    assert plan_slices(geometry_of("LPS", (pixels, pixels, 1), (mm, mm, 3)), spec).grid == (grid, grid)
 
 
 def test_an_exact_fit_does_not_grow(band_spec):

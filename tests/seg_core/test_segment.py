@@ -266,6 +266,7 @@ def test_a_second_fibula_beside_the_first_goes(legs, any_runner):
     found = segment(scan, any_runner)
     assert not found.labels.array[block].any()
     assert found.removed["beside"].components.tolist() == [0, 0, 0, 1, 0]
+    assert found.warnings == ("pieces beside a fibula that cannot be of it were left out: 1",)
     assert [row.components_removed for row in found.bones if row.bone == "fibula"] == [1, 1]  # by bone
     assert segment(scan, any_runner, SegmentOptions(denoise=False)).labels.array[block].all()
 

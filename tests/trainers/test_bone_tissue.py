@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from trainers.bone_tissue import BoneTissue, _rounded
+from trainers.bone_tissue import BoneTissue, Owner, _rounded
 from trainers.phantom import PhantomConfig, place
-from trainers.soft_tissue import Body
+from trainers.soft_tissue import Body, Tissue
 
 PIXEL_MM = 0.5
 
@@ -46,11 +46,36 @@ def anatomy():
     return place(PhantomConfig(seed=3, stature_cm=170, slices=2))[0]
 
 
-def test_a_fibula_may_hold_a_dot_of_marrow_and_no_more(anatomy):
+def compact(tissue, name):
+    """How much of the triangle's pixels is compact bone, half-way along a shaft of that name."""
+    bone, _, _ = shaft()
+    tissue.owners[:] = [Owner.of(name, np.array([0.0, 400.0]))]
+    xs, ys = np.arange(61) * PIXEL_MM, np.arange(61) * PIXEL_MM
+    filled = tissue.fill(bone.astype(np.uint8), np.zeros_like(bone), (200.0, xs, ys))
+    assert set(np.unique(filled[bone])) <= {Tissue.CORTEX, Tissue.MARROW}
+    return float((filled[bone] == Tissue.CORTEX).mean())
+
+
+def test_what_is_drawn_is_rounder_and_a_fibula_thicker_where_it_is_said(anatomy):
+    tissue = BoneTissue(anatomy, Body(seed=1, joints=True), 30.0, [])
+    tissue.thickness = 0.6
+    shares = {}
+    for roundness in (0.0, 1.0):
+        for shell in (0.8, 1.5):
+            tissue.roundness, tissue.shells = roundness, {"fibula": shell}
+            for name in ("right_tibia", "left_fibula"):
+                shares[name, roundness, shell] = compact(tissue, name)
+    for name in ("right_tibia", "left_fibula"):
+        assert shares[name, 1.0, 0.8] > shares[name, 0.0, 0.8] + 0.05
+    assert shares["left_fibula", 0.0, 1.5] > 1.4 * shares["left_fibula", 0.0, 0.8]
+    assert shares["right_tibia", 0.0, 1.5] == shares["right_tibia", 0.0, 0.8]
+
+
+def test_people_differ_in_both(anatomy):
     drawn = [BoneTissue(anatomy, Body(seed=seed, joints=True), 30.0, []) for seed in range(300)]
-    compact_mm = np.array([2.6 * tissue.thickness * tissue.shells["fibula"] for tissue in drawn])
-    assert compact_mm.min() < 1.5
-    assert compact_mm.max() > 5  # of a bone that is 12 to 15 mm thick
+    shells = np.array([tissue.thickness * tissue.shells["fibula"] for tissue in drawn])
+    assert shells.min() < 0.6
+    assert shells.max() > 2
     assert np.ptp([tissue.roundness for tissue in drawn]) > 0.9
 
 
