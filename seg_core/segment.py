@@ -281,18 +281,28 @@ class _Job:
         spec, body = self.runner.spec, not self.options.whole_frame and span[1] - span[0] >= LONG
         if spec.usual_mm or body:
             look = slices.look(span)
-            first, pixel_mm2 = self._cleaned_look(look), slices.scan.plan.pixel_mm2
-            size = apparent_size(shafts_mm(first, pixel_mm2, spec.classes), spec.usual_mm)
-            if size < 1 and self.plan.pixels_each <= COARSE:
-                closer = self._planned(plan_slices(self.volume.geometry, spec.magnified(size)))
-                second = closer.look(span)
-                if surer(self._cleaned_look(second), second.sure, first, look.sure):
-                    self.size, self.plan, slices, look = size, closer.scan.plan, closer, second
-                    self.denoise = _denoise_of(self.plan, spec.denoise)
+            if self.plan.pixels_each <= COARSE:
+                slices, look = self._magnified(slices, look, span)
             if body:
                 slices.see_the_body(look, self.size)
         self.clock.add("views", since)
         return slices
+
+    def _magnified(self, slices: SliceInference, look: Look, span: Range) -> tuple[SliceInference, Look]:
+        """Magnify the scan where bones seem small and the network is surer then; else half-way, likewise.
+
+        Bones of which a part is found seem smaller than they are.
+        """
+        spec, first = self.runner.spec, self._cleaned_look(look)
+        size = apparent_size(shafts_mm(first, self.plan.pixel_mm2, spec.classes), spec.usual_mm)
+        for tried in (size, (1 + size) / 2) if size < 1 else ():
+            closer = self._planned(plan_slices(self.volume.geometry, spec.magnified(tried)))
+            second = closer.look(span)
+            if surer(self._cleaned_look(second), second.sure, first, look.sure):
+                self.size, self.plan = tried, closer.scan.plan
+                self.denoise = _denoise_of(self.plan, spec.denoise)
+                return closer, second
+        return slices, look
 
     def _cleaned_look(self, look: Look) -> npt.NDArray[np.uint8]:
         return denoise_slices(look.labels, self.classes, self.denoise)[0]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -131,6 +132,17 @@ def test_small_people_are_seen_on_smaller_pixels_where_the_network_is_surer(
     assert np.array_equal(found.labels.array, expected.labels.array)
     assert np.array_equal(found.confidence.array, expected.confidence.array)
     assert found.slices == expected.slices
+
+
+def test_what_is_refused_is_tried_half_way(make_legs, make_onnx, plain, monkeypatch):
+    scan, _ = make_legs(shape=(128, 128, 200), spacing=(4.0, 4.0, 5.0))
+    runner = Runner(make_onnx(replace(plain, usual_mm={"femur": 50.0})), "cpu", threads=1)
+    sizes = []
+    for answers in ([True], [False, True], [False, False]):
+        monkeypatch.setattr("seg_core.segment.surer", Mock(side_effect=answers))
+        sizes.append(segment(scan, runner).size)
+    assert sizes[0] < 0.9
+    assert sizes[1:] == [(1 + sizes[0]) / 2, 1.0]
 
 
 @pytest.mark.parametrize(("pixel_mm", "magnified"), [(2.0, True), (1.9, False)])
