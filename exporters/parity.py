@@ -13,6 +13,8 @@ Float32Array = npt.NDArray[np.float32]
 
 LEAST_LABELLED = 100
 """Labelled pixels of which a share is told; fewer are taken for as many."""
+TIE = 1e-5
+"""Of the largest logit: two that are nearer to each other are as good as equal, and either label is right."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,16 @@ def compare(
         Of the classes.
     """
     labels, wanted = logits.argmax(axis) if labels is None else labels, reference.argmax(axis)
-    differing, labelled = np.count_nonzero(labels != wanted), np.count_nonzero((labels > 0) | (wanted > 0))
+    labelled, largest = (
+        np.count_nonzero((labels > 0) | (wanted > 0)),
+        max(float(np.abs(reference).max()), 1e-6),
+    )
     with np.errstate(invalid="ignore"):  # what is not finite is refused
         furthest = float(np.abs(logits - reference).max())
+        chosen = np.take_along_axis(reference, np.expand_dims(labels, axis), axis)
+        differing = np.count_nonzero(reference.max(axis, keepdims=True) - chosen > TIE * largest)
     return Parity(
-        furthest / max(float(np.abs(reference).max()), 1e-6),
+        furthest / largest,
         float(differing / wanted.size),
         float(differing / max(labelled, LEAST_LABELLED)),
     )

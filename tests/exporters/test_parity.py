@@ -55,6 +55,15 @@ def test_differences_are_told_of_all_pixels_and_of_those_that_either_labels():
     assert compare(found, wanted, labels).labels == 1 / 2000
 
 
+def test_of_equal_logits_either_label_is_right():
+    wanted = np.ones((1, 2, 40, 50), np.float32)
+    found = wanted.copy()
+    found[:, 1, :4] += np.float32(3e-6)
+    assert compare(found, wanted).labels == 0
+    wanted[:, 0, :, :10] += np.float32(5e-5)
+    assert compare(found, wanted).labels == 40 / 2000
+
+
 def test_of_few_labelled_pixels_a_single_one_is_no_great_share():
     wanted = np.zeros((1, 2, 40, 50), np.float32)
     wanted[:, 0] = 1
