@@ -156,10 +156,8 @@ def compare(
         Of the classes.
     """
     labels, wanted = logits.argmax(axis) if labels is None else labels, reference.argmax(axis)
-    labelled, largest = (
-        np.count_nonzero((labels > 0) | (wanted > 0)),
-        max(float(np.abs(reference).max()), 1e-6),
-    )
+    labelled = np.count_nonzero((labels > 0) | (wanted > 0))
+    largest = max(float(np.abs(reference).max()), 1e-6)
     with np.errstate(invalid="ignore"):  # what is not finite is refused
         furthest = float(np.abs(logits - reference).max())
         chosen = np.take_along_axis(reference, np.expand_dims(labels, axis), axis)
