@@ -114,7 +114,7 @@ class Segmentation:
         Of the pixels of the slices, how many the network computed: the body's part of them, a little more
         for some slices that it sees twice. First looks at another size are not counted.
     size : float
-        Of the network's pixels, of those for a usual person, to within `prepare.HARDLY`: as small as the bones
+        Of the network's pixels, of a usual person's, to within `prepare.HARDLY`: as small as the bones
         seemed, or half-way.
     """
 
