@@ -1,15 +1,24 @@
 """Classes on the scan's pixels from logits on the network's, without an array of all classes there."""
 
-from math import inf, log
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial import Chebyshev, Polynomial
 
 from seg_core.errors import UsageError
-from seg_core.kernel import kernel
+from seg_core.kernel import inner_kernel, kernel
 
 Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
+
+_LEAST, _PARTS = np.float32(-20), np.float32(1 / 16)
+_POWERS = tuple(
+    Chebyshev.interpolate(np.exp, 6, domain=[float(_LEAST * _PARTS), 0])
+    .convert(kind=Polynomial)
+    .coef.astype(np.float32)
+)
+"""Of a polynomial that is exp from a sixteenth of ``_LEAST``, below which a class counts nothing, to 0."""
 
 
 def greatest_classes(
@@ -49,10 +58,8 @@ def greatest_classes(
     labels = np.empty((len(logits), *size), np.uint8)
     certainty = np.empty(labels.shape if confidence else (0, 1, 1), np.uint8)
     rows, columns = (_between(n, wanted) for n, wanted in zip(logits.shape[2:], size, strict=True))
-    # With all others so far below, 255 times the probability rounds to 255.
-    sure = temperature * log((logits.shape[1] - 1) * 254.5 / 0.499)
-    settings = np.float32(sure), np.float32(1 / temperature)
-    _greatest(np.ascontiguousarray(logits), rows, columns, settings, labels, certainty)
+    inverse = np.float32(1 / temperature)
+    _greatest(np.ascontiguousarray(logits), rows, columns, inverse, labels, certainty)
     return labels, certainty if confidence else None
 
 
@@ -64,44 +71,73 @@ def _between(source: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArr
 
 
 @kernel
-def _greatest(logits, rows, columns, settings, labels, confidence):  # type: ignore[no-untyped-def]
+def _greatest(logits, rows, columns, inverse, labels, confidence):  # type: ignore[no-untyped-def]
     images, classes, height, width = logits.shape
     (above, below, down), (left, right, across) = rows, columns
-    sure, scale = settings
     same = labels.shape[1] == height and labels.shape[2] == width
     line = np.empty(width, np.float32)
     values = np.empty((classes, labels.shape[2]), np.float32)
-    best, second = np.empty((2, labels.shape[2]), np.float32)
+    best = np.empty(labels.shape[2], np.float32)
+    total = np.empty(
+        labels.shape[2], np.float32
+    )  # not two rows of one array: loops over those are not vectorised
     for n in range(images):
         for r in range(labels.shape[1]):
-            a, b, v = above[r], below[r], down[r]
-            label = labels[n, r]
             for k in range(classes):
-                value = values[k]
                 if same:  # nothing to interpolate: every weight is 0
-                    for c in range(width):
-                        value[c] = logits[n, k, r, c]
-                    continue
-                for c in range(width):
-                    line[c] = logits[n, k, a, c] + (logits[n, k, b, c] - logits[n, k, a, c]) * v
-                for c in range(label.size):
-                    value[c] = line[left[c]] + (line[right[c]] - line[left[c]]) * across[c]
-            for c in range(label.size):
-                label[c] = 0
-                best[c], second[c] = values[0, c], -np.inf
-            for k in range(1, classes):
-                value = values[k]
-                for c in range(label.size):
-                    greater = value[c] > best[c]
-                    second[c] = best[c] if greater else max(second[c], value[c])
-                    label[c] = k if greater else label[c]
-                    best[c] = value[c] if greater else best[c]
+                    values[k][:] = logits[n, k, r]
+                else:
+                    _blend(logits[n, k, above[r]], logits[n, k, below[r]], down[r], line)
+                    _stretch(line, left, right, across, values[k])
+            _choose(values, best, labels[n, r])
             if confidence.shape[0]:
-                certain = confidence[n, r]
-                for c in range(label.size):
-                    certain[c] = 255
-                    if best[c] - second[c] < sure:
-                        total = np.float32(0)
-                        for k in range(classes):
-                            total += np.exp((values[k, c] - best[c]) * scale)
-                        certain[c] = np.uint8(np.rint(np.float32(255) / total))
+                _certainty(values, best, inverse, total, confidence[n, r])
+
+
+@inner_kernel
+def _blend(upper, lower, weight, line):  # type: ignore[no-untyped-def]
+    for c in range(line.size):
+        line[c] = upper[c] + (lower[c] - upper[c]) * weight
+
+
+@inner_kernel
+def _stretch(line, left, right, weight, value):  # type: ignore[no-untyped-def]
+    for c in range(value.size):
+        value[c] = line[left[c]] + (line[right[c]] - line[left[c]]) * weight[c]
+
+
+@inner_kernel
+def _choose(values, best, label):  # type: ignore[no-untyped-def]
+    for c in range(label.size):
+        label[c] = 0
+        best[c] = values[0, c]
+    for k in range(1, values.shape[0]):
+        value = values[k]
+        for c in range(label.size):
+            greater = value[c] > best[c]
+            label[c] = k if greater else label[c]
+            best[c] = value[c] if greater else best[c]
+
+
+@inner_kernel
+def _certainty(values, best, inverse, total, certain):  # type: ignore[no-untyped-def]
+    """Write 255 times the probability of the best class, rounded."""
+    total[:] = 0
+    for k in range(values.shape[0]):
+        value = values[k]
+        for c in range(total.size):
+            total[c] += _exp((value[c] - best[c]) * inverse)
+    for c in range(total.size):
+        certain[c] = np.uint8(np.int32(np.float32(255) / total[c] + np.float32(0.5)))
+
+
+@inner_kernel
+def _exp(x):  # type: ignore[no-untyped-def]
+    """Exp of what is not above 0, to 1e-5 of it; neither branches nor calls, so that loops are vectorised."""
+    p0, p1, p2, p3, p4, p5, p6 = _POWERS
+    part = (x if x > _LEAST else _LEAST) * _PARTS
+    power = p0 + part * (p1 + part * (p2 + part * (p3 + part * (p4 + part * (p5 + part * p6)))))
+    power *= power
+    power *= power
+    power *= power
+    return power * power
