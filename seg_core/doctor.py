@@ -8,7 +8,8 @@ from typing import get_args
 
 from seg_core.errors import LlsError, ModelError
 from seg_core.precision import FASTEST, multiplies_bytes
-from seg_core.runner import Device, Runner, installed_runtimes, offered_devices
+from seg_core.runner import Device, Runner
+from seg_core.runtime import installed_runtimes, offered_devices
 
 
 @dataclass(frozen=True)

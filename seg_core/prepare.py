@@ -265,15 +265,30 @@ def prepare(array: npt.NDArray[Any], plan: SlicePlan, window: Window, start: int
 
 
 def prepare_slices(
-    array: npt.NDArray[Any], plan: SlicePlan, window: Window, slices: npt.NDArray[np.int64]
+    array: npt.NDArray[Any],
+    plan: SlicePlan,
+    window: Window,
+    slices: npt.NDArray[np.int64],
+    kept: dict[int, Float32Array] | None = None,
 ) -> Float32Array:
-    """Prepare slices (n,) that need not follow one another; all else as in `prepare`."""
+    """Prepare slices (n,) that need not follow one another; all else as in `prepare`.
+
+    ``kept`` holds single slices (rows, columns) that the last call of the same plan needed, by their number;
+    what this one needs replaces them.
+    """
     offsets = (np.arange(plan.channels) - plan.channels // 2) * plan.stride
     wanted = np.clip(slices[:, None] + offsets, 0, plan.slices - 1)
-    needed, places = np.unique(wanted, return_inverse=True)
-    framed = _framed(plan.within(plan.oriented(array))[needed], plan, window)
+    kept = {} if kept is None else kept
+    needed = set(wanted.ravel().tolist())
+    missing = sorted(needed - kept.keys())
+    for number in kept.keys() - needed:
+        del kept[number]
+    framed = _framed(plan.within(plan.oriented(array))[missing], plan, window)
     resized = framed if plan.frame == plan.grid else resize_bilinear(framed, plan.grid)
-    channels: Float32Array = resized[places.reshape(wanted.shape)]
+    kept.update(zip(missing, resized, strict=True))
+    channels = np.empty((*wanted.shape, *plan.grid), np.float32)
+    for place, number in np.ndenumerate(wanted):
+        channels[place] = kept[int(number)]
     return channels
 
 

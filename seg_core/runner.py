@@ -1,44 +1,32 @@
 """Runs any network from its ONNX file and the description inside it."""
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.errors import (
-    DeviceError,
-    MemoryLimitError,
-    MissingPackageError,
-    ModelError,
-    UsageError,
-    install_hint,
-)
+from seg_core.errors import MemoryLimitError, ModelError, UsageError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
 from seg_core.precision import FASTEST, STALE, Precision, check_precision, twin_path, why_not
+from seg_core.runtime import PROVIDERS, import_runtime, open_session, wanted_devices
+from seg_core.threads import cores
 from seg_core.upsample import greatest_classes
 
 Device = Literal["auto", "cpu", "cuda", "openvino"]
 Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
-_RUNTIMES = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
-_EXTRAS = {"cpu": "cpu", "cuda": "gpu", "openvino": "openvino"}
 _BATCH = {"cpu": 1, "cuda": 16, "openvino": 4}
+_AT_ONCE = 4
+"""Slices at most that a CPU infers at once, each of which takes memory."""
 _DTYPES = {"image": "tensor(float)", "logits": "tensor(float)"}
 _DTYPES |= {"labels": "tensor(uint8)", "confidence": "tensor(uint8)", "size": "tensor(int64)"}
 _NO_MEMORY = re.compile("failed to allocate|bad_alloc|out of memory", re.IGNORECASE)
@@ -70,7 +58,8 @@ class Runner:
     device : {"auto", "cpu", "cuda", "openvino"}
         Where to compute; ``auto`` takes the best that the installed runtime offers and can start.
     threads : int, optional
-        Of the runtime on a CPU; its own choice by default.
+        Of the processor that infer; all by default. Slices are inferred side by side, which leaves no thread
+        waiting for another; a network of patches has them all for one patch.
     precision : {"auto", "fp32", "fp16", "int8"}
         In what to compute: ``auto`` takes the file's twin in what the device computes fastest, where one lies
         beside it (``<name>.int8.onnx``) whose labels agree; else the file itself (`seg_core.precision`).
@@ -90,6 +79,8 @@ class Runner:
     batch : int
         Slices or patches a call of the runtime. Always as many, the last ones padded, so that results do not
         depend on how many a caller gives.
+    at_once : int
+        Batches that are inferred side by side.
 
     Raises
     ------
@@ -108,27 +99,44 @@ class Runner:
         threads: int | None = None,
         precision: Precision = "auto",
     ) -> None:
-        if device != "auto" and device not in _PROVIDERS:
-            raise UsageError(f"device {device!r}", f"auto, {', '.join(_PROVIDERS)}")
+        if device != "auto" and device not in PROVIDERS:
+            raise UsageError(f"device {device!r}", f"auto, {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads", "1 or more")
         check_precision(precision)
-        runtime = _import_runtime()
-        self._open = partial(_open, runtime, device=device, threads=threads)
+        runtime = import_runtime()
+        self._open = partial(open_session, runtime, device=device)
+        self._threads = threads
         self.name, data = _read(model)
         self.fingerprint = hashlib.sha256(data).hexdigest()
-        first = next(iter(_wanted(device, runtime.get_available_providers())), "cpu")
+        first = next(iter(wanted_devices(device, runtime.get_available_providers())), "cpu")
         path = None if isinstance(model, bytes) else model_path(model)
         auto = precision == "auto"
         wanted = FASTEST[first] if auto else precision
         if precision == "fp32" or not self._take_twin(path, wanted, auto):
-            self._session, self.device = self._open(path or data, name=self.name)
-            self.spec = _read_spec(self._session, self.name)
+            self._session, self.device, self.spec = self._start(path or data, self.name)
             self._say_precision(precision)
             if auto and self.spec.twin is None and FASTEST[self.device] != wanted:  # the first did not start
                 self._take_twin(path, FASTEST[self.device], auto)
-        self.batch = _BATCH[self.device] if self.spec.patch is None else 1
+        slices = self.spec.patch is None
+        self.batch = _BATCH[self.device] if slices else 1
+        self.at_once = min(threads or cores(), _AT_ONCE) if slices and self.device == "cpu" else 1
+        self._pool = ThreadPoolExecutor(self.at_once)
         _check_graph(self._session, self.spec, self.name)
+
+    def _start(self, source: Path | bytes, name: str) -> tuple[Any, str, ModelSpec]:
+        """Start a session: its device and description with it.
+
+        Slices side by side leave the runtime no more threads than are left over; a patch has them all.
+        """
+        threads: dict[str, int | None] = dict.fromkeys(PROVIDERS, self._threads)
+        left = (self._threads or cores()) - _AT_ONCE
+        beside = threads | {"cpu": 1 if left <= 0 else self._threads and left + 1}
+        session, device = self._open(source, threads=beside, name=name)
+        spec = _read_spec(session, name)
+        if device == "cpu" and spec.patch is not None and beside != threads:
+            session, device = self._open(source, threads=threads, name=name)
+        return session, device, spec
 
     def _take_twin(self, path: Path | None, precision: str, auto: bool) -> bool:
         """Open the twin of a file in place of it; whether it was taken."""
@@ -138,8 +146,7 @@ class Runner:
             return False
         name, data = _read(twin)
         try:
-            session, device = self._open(twin, name=name)
-            spec = _read_spec(session, name)
+            session, device, spec = self._start(twin, name)
         except ModelError as error:
             if not auto:
                 raise
@@ -194,36 +201,44 @@ class Runner:
         MemoryLimitError
             If it has no memory.
         """
+        return self.begin(images, size, confidence)()
+
+    def begin(
+        self, images: Float32Array, size: tuple[int, int], confidence: bool = False
+    ) -> Callable[[], Inference]:
+        """As `run`, for who has other work meanwhile: what comes back waits for the result.
+
+        Slices that are begun later are inferred later.
+        """
         if self.spec.patch is not None:
             raise UsageError(f"labels of slices from {self.spec.name}", "logits of patches")
-        if self.device == "cuda":  # computes the whole graph sooner than it hands logits over
-            parts = self._run(["labels", "confidence"], images, size)
-            found = [np.concatenate(p) if p else np.empty((0, *size), np.uint8) for p in parts]
-            # The greatest of up to 256 probabilities rounds to 1 or more: only what is no number becomes 0.
-            if not found[1].min(initial=1):
-                raise self._no_numbers()
-            return Inference(found[0], found[1] if confidence else None)
-        done: list[Future[tuple[Uint8Array, Uint8Array | None]]] = []
-        with ThreadPoolExecutor(1) as pool:  # while the next batch is inferred
-            for (logits,) in self._blocks(["logits"], images, (1, 1)):
-                first = self._channels_first(logits)
-                done.append(pool.submit(self._classes, first, size, confidence))
-        empty = np.empty((0, *size), np.uint8)
-        pairs = [future.result() for future in done]
-        labels = np.concatenate([empty, *(pair[0] for pair in pairs)])
-        sure = [pair[1] for pair in pairs if pair[1] is not None]
-        return Inference(labels, np.concatenate([empty, *sure]) if confidence else None)
+        graph = self.device == "cuda"  # computes the whole of it sooner than it hands logits over
+        names = ["labels", "confidence"] if graph else ["logits"]
+
+        def infer(block: npt.NDArray[np.float32]) -> tuple[Uint8Array, Uint8Array | None]:
+            found = self._call(names, block, size if graph else (1, 1))
+            return self._checked(*found) if graph else self._classes(found[0], size, confidence)
+
+        begun = self._blocks(infer, images, size)
+        return lambda: _joined([part.result() for part in begun], size, confidence)
+
+    def _checked(self, labels: Uint8Array, confidence: Uint8Array) -> tuple[Uint8Array, Uint8Array]:
+        # The greatest of up to 256 probabilities rounds to 1 or more: only what is no number becomes 0.
+        if not confidence.min(initial=1):
+            raise self._no_numbers()
+        return labels, confidence
 
     def _classes(
         self, logits: Float32Array, size: tuple[int, int], confidence: bool
     ) -> tuple[Uint8Array, Uint8Array | None]:
-        self._check_numbers(logits)
-        return greatest_classes(logits, size, self.spec.temperature, confidence)
+        first = self._channels_first(self._numbers(logits))
+        return greatest_classes(first, size, self.spec.temperature, confidence)
 
-    def _check_numbers(self, logits: Float32Array) -> None:
+    def _numbers(self, logits: Float32Array) -> Float32Array:
         with np.errstate(all="ignore"):
             if not np.isfinite(logits.sum()):
                 raise self._no_numbers()
+        return logits
 
     def _no_numbers(self) -> ModelError:
         fix = "train it again" if self.precision == "fp32" else "--precision fp32, or train it again"
@@ -239,10 +254,12 @@ class Runner:
         images : ndarray of float32, (n, channels, *space)
             Prepared slices, or patches of a network that has them.
         """
+
         # Every output is computed, asked for or not: labels of one pixel cost nothing.
-        parts = self._run(["logits"], images, (1, 1))[0]
-        for part in parts:
-            self._check_numbers(part)
+        def infer(block: Float32Array) -> Float32Array:
+            return self._numbers(self._call(["logits"], block, (1, 1))[0])
+
+        parts = [part.result() for part in self._blocks(infer, images, (1, 1))]
         if not parts:
             return np.empty((0, len(self.spec.classes) + 1, *images.shape[2:]), np.float32)
         return self._channels_first(np.concatenate(parts))
@@ -250,36 +267,35 @@ class Runner:
     def _channels_first(self, logits: Float32Array) -> Float32Array:
         return logits if self.spec.layout == "NCHW" else np.ascontiguousarray(np.moveaxis(logits, 3, 1))
 
-    def _run(self, outputs: list[str], images: Float32Array, size: tuple[int, int]) -> list[list[Any]]:
-        parts = [list(part) for part in zip(*self._blocks(outputs, images, size), strict=True)]
-        return parts or [[] for _ in outputs]
-
     def _blocks(
-        self, outputs: list[str], images: Float32Array, size: tuple[int, int]
-    ) -> Iterator[list[npt.NDArray[Any]]]:
-        """Give the outputs batch by batch."""
+        self, infer: Callable[[Float32Array], T], images: Float32Array, size: tuple[int, int]
+    ) -> list[Future[T]]:
+        """Begin to infer images, a batch after the other."""
         self._check_images(images, size)
         if self.spec.layout == "NHWC":
             images = np.ascontiguousarray(np.moveaxis(images, 1, 3))
-        for start in range(0, len(images), self.batch):
-            block = images[start : start + self.batch]
-            count = len(block)
-            if count < self.batch:
-                padded = np.zeros((self.batch, *block.shape[1:]), np.float32)
-                padded[:count] = block
-                block = padded
-            feed = {"image": np.ascontiguousarray(block)}
-            if self.spec.patch is None:
-                feed["size"] = np.array(size, np.int64)
-            try:
-                found = self._session.run(outputs, feed)
-            except Exception as error:  # the runtime's errors share no base class of its own
-                if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-                    raise MemoryLimitError(
-                        f"no memory to infer {block.shape}", fix="close other programs, or a smaller scan"
-                    ) from error
-                raise ModelError(f"{self.name}: the network failed on {block.shape}: {error}") from error
-            yield [array[:count] for array in found]
+        starts = range(0, len(images), self.batch)
+        return [self._pool.submit(infer, images[start : start + self.batch]) for start in starts]
+
+    def _call(self, outputs: list[str], block: Float32Array, size: tuple[int, int]) -> list[Any]:
+        """Infer a batch, or what there is of one."""
+        count = len(block)
+        if count < self.batch:
+            padded = np.zeros((self.batch, *block.shape[1:]), np.float32)
+            padded[:count] = block
+            block = padded
+        feed = {"image": np.ascontiguousarray(block)}
+        if self.spec.patch is None:
+            feed["size"] = np.array(size, np.int64)
+        try:
+            found = self._session.run(outputs, feed)
+        except Exception as error:  # the runtime's errors share no base class of its own
+            if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+                raise MemoryLimitError(
+                    f"no memory to infer {block.shape}", fix="close other programs, or a smaller scan"
+                ) from error
+            raise ModelError(f"{self.name}: the network failed on {block.shape}: {error}") from error
+        return [array[:count] for array in found]
 
     def _check_images(self, images: Float32Array, size: tuple[int, int]) -> None:
         patch, axes = self.spec.patch, 4 if self.spec.patch is None else 5
@@ -296,6 +312,16 @@ class Runner:
             raise UsageError(
                 f"images {images.shape[2:]}, labels {size}", f"images in multiples of {multiple}"
             )
+
+
+def _joined(
+    parts: list[tuple[Uint8Array, Uint8Array | None]], size: tuple[int, int], confidence: bool
+) -> Inference:
+    """Put batches together; there may be none."""
+    empty = np.empty((0, *size), np.uint8)
+    labels = np.concatenate([empty, *(part[0] for part in parts)])
+    sure = [part[1] for part in parts if part[1] is not None]
+    return Inference(labels, np.concatenate([empty, *sure]) if confidence else None)
 
 
 def default_model() -> Path:
@@ -334,118 +360,6 @@ def _read(model: Path | str | bytes) -> tuple[str, bytes]:
             f"{path} cannot be read: {error.strerror}",
             "an ONNX file",
             "check the path; the network that comes with lls is called default",
-        ) from error
-
-
-def installed_runtimes() -> dict[str, str]:
-    """Return the packages of ONNX Runtime that are installed, with their versions: one, if all is well."""
-    found = {}
-    for name in _RUNTIMES.values():
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.distribution(name).version
-    return found
-
-
-def offered_devices() -> list[str]:
-    """Return the devices that the installed ONNX Runtime offers, the best first; they may not start.
-
-    Raises
-    ------
-    MissingPackageError
-        If no ONNX Runtime is installed, or two that overwrite each other.
-    """
-    return _wanted("auto", _import_runtime().get_available_providers())
-
-
-def _import_runtime() -> Any:
-    """Import ONNX Runtime after looking whether several of its packages lie in one folder."""
-    installed = list(installed_runtimes())
-    if len(installed) > 1:
-        raise MissingPackageError(
-            f"{' and '.join(installed)} are installed into the same folder and overwrite each other",
-            "one of them",
-            f"pip uninstall {' '.join(installed)}, then install the one that you want",
-        )
-    try:
-        with _no_telemetry():
-            import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(
-            f"ONNX Runtime cannot be imported: {error}",
-            fix=f"{install_hint('cpu')} (or gpu, or openvino)",
-        ) from error
-    return onnxruntime
-
-
-@contextmanager
-def _no_telemetry() -> Iterator[None]:
-    """Keep ONNX Runtime from telling its makers of its use, unless the user has chosen.
-
-    Its official packages do since 1.32, and look at this variable when they are imported.
-    """
-    name = "ORT_DISABLE_TELEMETRY"
-    chosen = name in os.environ
-    if not chosen:
-        os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if not chosen:
-            del os.environ[name]
-
-
-def _wanted(device: str, offered: list[str]) -> list[str]:
-    """Return the devices to try, the best first."""
-    if device != "auto":
-        return [device]
-    return [d for d in ("cuda", "openvino", "cpu") if _PROVIDERS[d] in offered]
-
-
-def _open(runtime: Any, source: Path | bytes, device: str, threads: int | None, name: str) -> tuple[Any, str]:
-    """Start a session, which keeps bytes but no file's; return it with the device that it runs on."""
-    offered = runtime.get_available_providers()
-    for candidate in _wanted(device, offered):
-        provider = _PROVIDERS[candidate]
-        if provider not in offered:
-            raise DeviceError(
-                f"device {candidate}: the installed ONNX Runtime offers {', '.join(offered)}",
-                fix=f"{install_hint(_EXTRAS[candidate])}, into a new environment, or --device auto",
-            )
-        session = _session(runtime, source, candidate, threads, name)
-        # A provider that cannot start falls back to the CPU with a line in a log.
-        if session is not None and session.get_providers()[0] == provider:
-            return session, candidate
-    raise DeviceError(
-        f"device {device}: its provider did not start",
-        fix="check the driver and its libraries (CUDA and cuDNN for cuda), or --device cpu",
-    )
-
-
-def _session(runtime: Any, source: Path | bytes, device: str, threads: int | None, name: str) -> Any:
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, and said by us
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    settings: dict[str, dict[str, str]] = {
-        "cpu": {},
-        # The default search tries every algorithm anew for each shape, which costs seconds. TF32, which is on
-        # by default, multiplies float32 with 10 bits after the point.
-        "cuda": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
-        # Else float32 networks are computed in bfloat16 where the processor can.
-        "openvino": {"device_type": "CPU", "precision": "ACCURACY"},
-    }
-    if device == "cuda" and hasattr(runtime, "preload_dlls"):
-        runtime.preload_dlls()
-    providers = [(_PROVIDERS[device], settings[device])]
-    try:
-        return runtime.InferenceSession(source, options, providers=providers)
-    except Exception as error:  # the runtime's errors share no base class of its own
-        if device != "cpu" and _session(runtime, source, "cpu", threads, name) is not None:
-            return None  # the file is good: it is the device that fails
-        raise ModelError(
-            f"{name} cannot be opened as ONNX: {str(error).splitlines()[0]}",
-            f"a file that ONNX Runtime {runtime.__version__} reads: IR 10, opset 17 or 18",
-            "export the model again",
         ) from error
 
 

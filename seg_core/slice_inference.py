@@ -1,13 +1,13 @@
 """A network of slices over a scan: no slice twice, and where it changes nothing the body alone."""
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.ahead import made_ahead
 from seg_core.body import GROUP, Span, View, find_views
 from seg_core.certainty import BoneConfidence
 from seg_core.intensity import Window
@@ -17,10 +17,11 @@ from seg_core.metrics import evaluate
 from seg_core.prepare import SlicePlan, crop, prepare_slices
 from seg_core.runner import Inference, Runner
 
+Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
 
-SLAB = 8
+SLAB = 4
 """Slices that are prepared, inferred and cleaned together, or a batch; bounds memory, changes no label."""
 APART = 2
 """The same of slices that do not follow one another: each has neighbours of its own to be prepared."""
@@ -120,7 +121,7 @@ class SliceInference:
     def apart(self, slices: IntArray, views: Sequence[View] | None = None) -> list["Part"]:
         """Cut slices (n,) that need not follow one another into parts that are inferred in one frame each."""
         views = self.views if views is None else views
-        size = max(APART, self.runner.batch)
+        size = self._together(APART)
         alike: dict[tuple[Span, Span], list[int]] = {}
         for number in slices.tolist():
             view = views[number // GROUP]
@@ -131,7 +132,7 @@ class SliceInference:
             for start in range(0, len(numbers), size)
         ]
 
-    def labelled(self, part: "Part", images: npt.NDArray[np.float32]) -> Uint8Array:
+    def labelled(self, part: "Part", images: Float32Array) -> Uint8Array:
         """Infer slices of which `images` were prepared, if need be; return their labels (n, *native)."""
         missing = ~self._done[part.slices]
         if missing.any():
@@ -142,11 +143,12 @@ class SliceInference:
     def look(self, span: Range) -> "Look":
         """Infer a few slices of a range, evenly between, at the whole frame; they are kept."""
         plan, labels, sure = self.scan.plan, [], []
-        slices = few_slices(plan, span, LOOKED_AT)
-        size = max(APART, self.runner.batch)
-        for start in range(0, len(slices), size):
-            part = slices[start : start + size]
-            found = self._store(part, plan, self._prepared(part, plan))
+        slices, size = few_slices(plan, span, LOOKED_AT), self._together(APART)
+        parts = [slices[start : start + size] for start in range(0, len(slices), size)]
+        for part, images in zip(
+            parts, made_ahead(lambda part: self._prepared(part, plan), parts), strict=True
+        ):
+            found = self._store(part, plan, images)
             if found is not None and found.confidence is not None:
                 labels.append(crop(found.labels, plan))
                 sure.append(crop(found.confidence, plan))
@@ -212,52 +214,78 @@ class SliceInference:
         for array in (self.classes, self.confidence):
             if array is not None:
                 self.scan.plan.oriented(array)[beyond] = 0
-        with ThreadPoolExecutor(1) as pool:
-            waiting: tuple[_Slab, Future[npt.NDArray[np.float32]]] | None = None
-            for slab in self._slabs(span):
-                coming = (slab, pool.submit(self._prepared, slab.missing, slab.plan))
-                if waiting is not None:
-                    yield self._finish(*waiting)
-                waiting = coming
+        slabs, waiting = list(self._slabs(span)), None
+        for slab, images in zip(slabs, made_ahead(self._one_after_another(), slabs), strict=True):
+            begun = slab, self._begin(slab.plan, images)
             if waiting is not None:
                 yield self._finish(*waiting)
+            waiting = begun
+        if waiting is not None:
+            yield self._finish(*waiting)
+
+    def _together(self, least: int) -> int:
+        """Return how many slices are inferred together, if so many are handed over at least."""
+        return max(least, self.runner.batch * self.runner.at_once)
+
+    def _one_after_another(self) -> Callable[["_Slab"], Float32Array]:
+        """Return what prepares slabs that follow one another: a slice that two of them need, once."""
+        kept: dict[int, Float32Array] = {}
+        frame: list[SlicePlan | None] = [None]
+
+        def prepared(slab: _Slab) -> Float32Array:
+            if slab.plan != frame[0]:
+                kept.clear()
+                frame[0] = slab.plan
+            return self._prepared(slab.missing, slab.plan, kept)
+
+        return prepared
 
     def _slabs(self, span: Range) -> Iterator["_Slab"]:
         """Cut a range where views end, and each view into slabs."""
-        size = max(SLAB, self.runner.batch)
+        size = self._together(SLAB)
         for view in self.views:
             first, last = max(view.slices[0], span[0]), min(view.slices[1], span[1])
             for start in range(first, last, size):
                 slices = np.arange(start, min(start + size, last))
                 yield _Slab((start, start + len(slices)), slices[~self._done[slices]], self._frame(view))
 
-    def _finish(self, slab: "_Slab", images: Future[npt.NDArray[np.float32]]) -> Range:
-        self._store(slab.missing, slab.plan, images.result())
+    def _finish(self, slab: "_Slab", found: Callable[[], Inference | None]) -> Range:
+        self._keep(slab.missing, slab.plan, found)
         return slab.slices
 
-    def _prepared(self, slices: IntArray, plan: SlicePlan | None) -> npt.NDArray[np.float32]:
+    def _prepared(
+        self, slices: IntArray, plan: SlicePlan | None, kept: dict[int, Float32Array] | None = None
+    ) -> Float32Array:
         if plan is None or slices.size == 0:
             return np.empty((0, 0, 0, 0), np.float32)
         since = time.perf_counter()
-        images = prepare_slices(self.scan.array, plan, self.scan.window, slices)
+        images = prepare_slices(self.scan.array, plan, self.scan.window, slices, kept)
         self.clock.add("prepare", since)
         return images
 
-    def _store(
-        self, slices: IntArray, plan: SlicePlan | None, images: npt.NDArray[np.float32]
-    ) -> Inference | None:
+    def _store(self, slices: IntArray, plan: SlicePlan | None, images: Float32Array) -> Inference | None:
         """Infer images of slices in a frame; write and return what the network says, unless they are air."""
-        found = None
+        return self._keep(slices, plan, self._begin(plan, images))
+
+    def _begin(self, plan: SlicePlan | None, images: Float32Array) -> Callable[[], Inference | None]:
+        """Begin to infer images of slices in a frame; what comes back waits for it."""
+        if plan is None or len(images) == 0:
+            return lambda: None
+        return self.runner.begin(images, plan.frame, confidence=True)
+
+    def _keep(
+        self, slices: IntArray, plan: SlicePlan | None, result: Callable[[], Inference | None]
+    ) -> Inference | None:
+        """Wait for what the network says of slices in a frame; write and return it, unless they are air."""
+        since = time.perf_counter()
+        found = result()
+        since = self.clock.add("infer", since)
         if self.confidence is not None:
             self.scan.plan.oriented(self.confidence)[slices] = 255
-        if plan is not None and slices.size:
-            since = time.perf_counter()
-            found = self.runner.run(images, plan.frame, confidence=True)
-            since = self.clock.add("infer", since)
-            if found.confidence is not None:
-                self._write(slices, plan, crop(found.labels, plan), crop(found.confidence, plan))
-            self.clock.add("restore", since)
+        if plan is not None and found is not None and found.confidence is not None:
+            self._write(slices, plan, crop(found.labels, plan), crop(found.confidence, plan))
             self._pixels += len(slices) * plan.grid[0] * plan.grid[1]
+        self.clock.add("restore", since)
         self._done[slices] = True
         return found
 

@@ -72,18 +72,18 @@ def test_labels_do_not_depend_on_slab_or_batch(legs, tiny_model, slab, batch, mo
 
 
 def test_the_coarse_pass_takes_several_slices_at_once_and_prepares_ahead(legs, runner, monkeypatch):
-    prepare, run, threads, asked = whole.prepare_slices, runner.run, set(), []
+    prepare, begin, threads, asked = whole.prepare_slices, runner.begin, set(), []
 
     def watched_prepare(*args):
         threads.add(threading.current_thread())
         return prepare(*args)
 
-    def watched_run(images, *args, **options):
+    def watched_begin(images, *args, **options):
         asked.append(len(images))
-        return run(images, *args, **options)
+        return begin(images, *args, **options)
 
     monkeypatch.setattr(whole, "prepare_slices", watched_prepare)
-    monkeypatch.setattr(runner, "run", watched_run)
+    monkeypatch.setattr(runner, "begin", watched_begin)
     options = SegmentOptions(whole_frame=True)
     segment(legs[0], runner, options, progress=lambda step, done, total: asked.append(step))
     coarse = asked[: len(asked) - asked[::-1].index("range")]  # a call, a word of progress, and so on
@@ -334,13 +334,26 @@ def test_a_network_without_sides(legs, band_model):
         segment(legs[0], unsided, SegmentOptions(side="left"))
 
 
-def test_progress_reaches_its_end_and_no_thread_is_left(legs, any_runner):
-    seen, threads = [], threading.active_count()
+def test_progress_reaches_its_end(legs, any_runner):
+    seen = []
     segment(legs[0], any_runner, progress=lambda *args: seen.append(args))
     last = {step: (done, total) for step, done, total in seen}
     assert set(last) == {"range", "infer"}
     assert all(done == total for done, total in last.values())
-    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("patch", [None, (12, 40, 48)])
+def test_threads_end_with_the_runner(legs, make_onnx, make_spec, patch):
+    before = set(threading.enumerate())
+    runner = Runner(make_onnx(make_spec(patch=patch)), "cpu", threads=2)
+    for _ in range(2):
+        segment(legs[0], runner)
+        left = set(threading.enumerate()) - before
+        assert len(left) == runner.at_once == (2 if patch is None else 1)
+    del runner
+    for thread in left:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_an_interruption_goes_through(legs, runner):
