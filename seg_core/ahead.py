@@ -1,4 +1,4 @@
-"""What another thread makes while the one before is used."""
+"""What other threads make while the one before is used."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -34,3 +34,28 @@ def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], ahead: int =
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def begun_ahead(begin: Callable[[Item], Callable[[], Made]], items: Iterable[Item]) -> Iterator[Made]:
+    """Give what is begun for each item, in order, each begun before the one before is waited for.
+
+    Parameters
+    ----------
+    begin : callable
+        Returns what waits for the result.
+    items : iterable
+        Taken as they are needed; without any nothing is given.
+
+    Raises
+    ------
+    Exception
+        What ``begin`` or the waiting raises.
+    """
+    before: Callable[[], Made] | None = None
+    for item in items:
+        coming = begin(item)
+        if before is not None:
+            yield before()
+        before = coming
+    if before is not None:
+        yield before()

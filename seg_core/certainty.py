@@ -1,5 +1,8 @@
 """Confidence where bones are, kept slice by slice: a whole volume of it is rarely wanted."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,13 +10,14 @@ Uint8Array = npt.NDArray[np.uint8]
 
 
 class BoneConfidence:
-    """Confidence in the box around what the network labelled in each slice.
+    """Confidence of the pixels that the network labelled in each slice, and a bit for each in their box.
 
-    Cleaning takes labels away and fills holes; neither leads out of the box.
+    Cleaning takes labels away and fills holes: what it gives a bone is never among them.
     """
 
     def __init__(self) -> None:
         self._boxes: dict[int, tuple[slice, slice]] = {}
+        self._labelled: dict[int, Uint8Array] = {}
         self._values: dict[int, Uint8Array] = {}
 
     def keep(self, number: int, labels: Uint8Array, confidence: Uint8Array, corner: tuple[int, int]) -> None:
@@ -32,9 +36,21 @@ class BoneConfidence:
         if rows.size == 0:
             return
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        self._values[number] = confidence[box].copy()
-        (top, left), (r, c) = corner, box
+        (top, left), (r, c), labelled = corner, box, labels[box] > 0
         self._boxes[number] = slice(top + r.start, top + r.stop), slice(left + c.start, left + c.stop)
+        self._labelled[number], self._values[number] = np.packbits(labelled), confidence[box][labelled]
+
+    def _of(self, number: int, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return those pixels (n,) of an image (rows, columns) of a slice."""
+        inside = image[self._boxes[number]].ravel()
+        pixels: npt.NDArray[Any] = inside[np.unpackbits(self._labelled[number], count=inside.size) > 0]
+        return pixels
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Drop whole slices."""
+        for number in numbers:
+            if self._boxes.pop(number, None) is not None:
+                del self._labelled[number], self._values[number]
 
     def forget(self, first: int, before: Uint8Array, after: Uint8Array) -> None:
         """Leave out what cleaning changed: in a hole that it fills the network is sure of something else.
@@ -47,10 +63,9 @@ class BoneConfidence:
             Classes of slices as the network said them, and cleaned.
         """
         for number, old, new in zip(range(first, first + len(before)), before, after, strict=True):
-            box = self._boxes.get(number)
-            if box is not None:
+            if number in self._boxes:
                 # No choice has so little: the likeliest of 256 classes has 1.
-                self._values[number][old[box] != new[box]] = 0
+                self._values[number][self._of(number, old != new)] = 0
 
     def means(self, slices: Uint8Array) -> dict[int, float]:
         """Return each label's mean confidence, 0 to 1, over the voxels that cleaning left alone.
@@ -61,8 +76,8 @@ class BoneConfidence:
             The final labels, with slices as they were kept.
         """
         totals, counts = np.zeros(256), np.zeros(256, np.int64)
-        for number, box in self._boxes.items():
-            labels, values = slices[number][box].ravel(), self._values[number].ravel()
+        for number, values in self._values.items():
+            labels = self._of(number, slices[number])
             totals += np.bincount(labels, values, 256)
             counts += np.bincount(labels[values > 0], minlength=256)
         return {int(v): float(totals[v] / counts[v] / 255) for v in np.flatnonzero(counts) if v}

@@ -110,6 +110,7 @@ def open_session(
 def _session(runtime: Any, source: Path | bytes, device: str, threads: int | None, name: str) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised, and said by us
+    options.enable_mem_pattern = False  # frames differ in size: a plan for each would be kept
     if threads is not None:
         options.intra_op_num_threads = threads
     settings: dict[str, dict[str, str]] = {

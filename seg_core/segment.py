@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.ahead import made_ahead
+from seg_core.ahead import begun_ahead, made_ahead
 from seg_core.apparent_size import apparent_size, shafts_mm, surer
 from seg_core.certainty import BoneConfidence
 from seg_core.denoise import Removed, denoise_slices, denoise_volume
@@ -35,8 +35,10 @@ from seg_core.statistics import BoneStatistics, bone_statistics
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, slices done and slices in all."""
 
-Labelling = Callable[[Part, npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
-"""Slices (n,) and their images -> their labels (n, *native)."""
+Labelling = Callable[[Part, npt.NDArray[np.float32]], Callable[[], npt.NDArray[np.uint8]]]
+"""Slices (n,) and their images -> what waits for their labels (n, *native)."""
+
+_Coarse = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | float, float]
 
 AIR, LIGHT_MM2 = 0.05, 200.0
 """A slice whose brightest 2 cm2 are darker than this share of the brightest slice's shows air."""
@@ -281,15 +283,17 @@ class _Job:
         since = time.perf_counter()
         spec, body = self.runner.spec, not self.options.whole_frame and span[1] - span[0] >= LONG
         if spec.usual_mm or body:
-            look = slices.look(span)
+            look = slices.look(span, body=body)
             if self.plan.pixels_each <= COARSE:
-                slices, look = self._magnified(slices, look, span)
+                slices, look = self._magnified(slices, look, span, body)
             if body:
-                slices.see_the_body(look, self.size)
+                slices.see_the_body(look)
         self.clock.add("views", since)
         return slices
 
-    def _magnified(self, slices: SliceInference, look: Look, span: Range) -> tuple[SliceInference, Look]:
+    def _magnified(
+        self, slices: SliceInference, look: Look, span: Range, body: bool
+    ) -> tuple[SliceInference, Look]:
         """Magnify the scan where bones seem small and the network is surer then; else half-way, likewise.
 
         Bones of which a part is found seem smaller than they are.
@@ -298,7 +302,7 @@ class _Job:
         size = apparent_size(shafts_mm(first, self.plan.pixel_mm2, spec.classes), spec.usual_mm)
         for tried in (size, (1 + size) / 2) if size < 1 else ():
             closer = self._planned(plan_slices(self.volume.geometry, spec.magnified(tried)))
-            second = closer.look(span)
+            second = closer.look(span, tried, body)
             if surer(self._cleaned_look(second), second.sure, first, look.sure):
                 self.size, self.plan = tried, closer.scan.plan
                 self.denoise = _denoise_of(self.plan, spec.denoise)
@@ -315,18 +319,26 @@ class _Job:
         else:
             parts = self.slices.apart(slices)
         area, light, darkest, done = np.zeros(len(slices)), np.full(len(slices), -np.inf), 0.0, 0
+        areas: list[Future[npt.NDArray[np.float64]]] = []
+
+        def begin(pair: tuple[Part, _Coarse]) -> Callable[[], npt.NDArray[np.uint8]]:
+            nonlocal darkest
+            part, (images, seen, least) = pair
+            light[np.searchsorted(slices, part.slices)] = seen
+            darkest = min(darkest, least)  # air, where it is not 0
+            return labels(part, images)
+
+        coarse = zip(parts, made_ahead(self._coarse, parts), strict=True)
         with ThreadPoolExecutor(1) as pool:
-            areas: list[Future[npt.NDArray[np.float64]]] = []
-            for part, (images, seen, least) in zip(parts, made_ahead(self._coarse, parts), strict=True):
-                areas.append(pool.submit(self._cleaned_area, labels(part, images)))
-                light[np.searchsorted(slices, part.slices)] = seen
-                darkest, done = min(darkest, least), done + len(part.slices)  # air, where it is not 0
+            for part, found in zip(parts, begun_ahead(begin, coarse), strict=True):
+                areas.append(pool.submit(self._cleaned_area, found))
+                done += len(part.slices)
                 self.progress("range", done, len(slices))
-            for part, found in zip(parts, areas, strict=True):
-                area[np.searchsorted(slices, part.slices)] = found.result()
+            for part, size in zip(parts, areas, strict=True):
+                area[np.searchsorted(slices, part.slices)] = size.result()
         return np.where(light - darkest >= AIR * (light.max() - darkest), area, 0.0)
 
-    def _coarse(self, part: Part) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | float, float]:
+    def _coarse(self, part: Part) -> _Coarse:
         """Return images of slices (n,), the light of each (n,), and what is darkest in them; air has none."""
         if part.plan is None:
             return np.empty((0, 0, 0, 0), np.float32), -np.inf, 0.0
@@ -429,7 +441,7 @@ class _Job:
         stack = self.plan.oriented(classes)
         if self.options.hip_slice is None and self.runner.spec.limb_range:
             since = time.perf_counter()
-            span = self._limb(lambda part, images: stack[part.slices])
+            span = self._limb(lambda part, images: lambda: stack[part.slices])
             self.clock.add("range", since)
             for array in (classes, confidence):
                 if array is not None:

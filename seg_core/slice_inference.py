@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.ahead import made_ahead
+from seg_core.ahead import begun_ahead, made_ahead
 from seg_core.body import GROUP, Span, View, find_views
 from seg_core.certainty import BoneConfidence
 from seg_core.intensity import Window
@@ -21,7 +21,7 @@ Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
 
-SLAB = 4
+SLAB = 2
 """Slices that are prepared, inferred and cleaned together, or a batch; bounds memory, changes no label."""
 APART = 2
 """The same of slices that do not follow one another: each has neighbours of its own to be prepared."""
@@ -103,12 +103,13 @@ class SliceInference:
         self.classes: Uint8Array = zeros_like(scan.array, np.uint8)
         self.confidence = zeros_like(scan.array, np.uint8) if confidence else None
         self.bone_confidence = BoneConfidence()
-        self.views = [
-            View(
-                (start, min(start + GROUP, scan.plan.slices)), (0, scan.plan.grid[0]), (0, scan.plan.grid[1])
-            )
+        rows, columns = (0, scan.plan.grid[0]), (0, scan.plan.grid[1])
+        self._whole = [
+            View((start, min(start + GROUP, scan.plan.slices)), rows, columns)
             for start in range(0, scan.plan.slices, GROUP)
         ]
+        self.views = self._whole
+        self._wider: Iterator[list[View]] = iter(())
         self._done = np.zeros(scan.plan.slices, np.bool_)
         self._pixels = 0
 
@@ -132,34 +133,45 @@ class SliceInference:
             for start in range(0, len(numbers), size)
         ]
 
-    def labelled(self, part: "Part", images: Float32Array) -> Uint8Array:
-        """Infer slices of which `images` were prepared, if need be; return their labels (n, *native)."""
+    def labelled(self, part: "Part", images: Float32Array) -> Callable[[], Uint8Array]:
+        """Begin to infer slices of which `images` were prepared, if need be.
+
+        What comes back waits for their labels (n, *native).
+        """
         missing = ~self._done[part.slices]
-        if missing.any():
-            self._store(part.slices[missing], part.plan, images[missing] if part.plan else images)
-        labels: Uint8Array = self.scan.plan.oriented(self.classes)[part.slices]
+        begun = self._begin(part.plan, images[missing] if part.plan else images)
+
+        def labels() -> Uint8Array:
+            self._keep(part.slices[missing], part.plan, begun())
+            found: Uint8Array = self.scan.plan.oriented(self.classes)[part.slices]
+            return found
+
         return labels
 
-    def look(self, span: Range) -> "Look":
-        """Infer a few slices of a range, evenly between, at the whole frame; they are kept."""
-        plan, labels, sure = self.scan.plan, [], []
-        slices, size = few_slices(plan, span, LOOKED_AT), self._together(APART)
-        parts = [slices[start : start + size] for start in range(0, len(slices), size)]
-        for part, images in zip(
-            parts, made_ahead(lambda part: self._prepared(part, plan), parts), strict=True
-        ):
-            found = self._store(part, plan, images)
-            if found is not None and found.confidence is not None:
-                labels.append(crop(found.labels, plan))
-                sure.append(crop(found.confidence, plan))
-        none = np.empty((0, *plan.native), np.uint8)
-        return Look(slices, np.concatenate([none, *labels]), np.concatenate([none, *sure]))
+    def look(self, span: Range, size: float = 1.0, body: bool = False) -> "Look":
+        """Infer a few slices of a range, evenly between; they are kept.
 
-    def see_the_body(self, look: "Look", size: float = 1.0) -> bool:
+        Parameters
+        ----------
+        span : tuple of int
+            The range.
+        size : float
+            Of the network's pixels, of a usual person's: so much narrower are margins.
+        body : bool
+            Whether the network sees the body alone in them: until `see_the_body` says so that is not sure.
+        """
+        if body:
+            margins_mm = [mm * size for mm in MARGINS_MM]
+            multiple = self.runner.spec.grid.multiple
+            self._wider = find_views(self.scan.array, self.scan.plan, multiple, margins_mm)
+            self.views = next(self._wider)
+        return self._seen(few_slices(self.scan.plan, span, LOOKED_AT), self.views)
+
+    def see_the_body(self, look: "Look") -> bool:
         """Let the network see the body alone from now on, if that changes next to no label of some slices.
 
-        Of slices with bone that were inferred at the whole frame, those that show most of each class, and
-        others evenly between, are inferred in views too. Margins are a usual person's, times ``size``.
+        Of slices with bone that were looked at so, those that show most of each class, and others evenly
+        between, are inferred at the whole frame too; then, if need be, with a wider margin.
 
         Returns
         -------
@@ -167,27 +179,45 @@ class SliceInference:
             Whether it does.
         """
         probes = _with_bone(look.labels, len(self.runner.spec.classes))
-        if len(probes) < PROBES // 2:
-            return False
-        margins_mm = [mm * size for mm in MARGINS_MM]
-        multiple = self.runner.spec.grid.multiple
-        for views in find_views(self.scan.array, self.scan.plan, multiple, margins_mm):
-            labels = self._glance(look.slices[probes], views)
-            if self._same(labels, look.labels[probes], look.sure[probes]):
-                self.views = views
-                return True
-        return False
+        slices, others = look.slices[probes], np.delete(look.slices, probes)
+        enough = len(probes) >= PROBES // 2
+        self._erase(slices)
+        whole = self._seen(slices, self._whole)
+        labels = look.labels[probes]
+        while not enough or not self._same(labels, whole.labels, whole.sure):
+            self._erase(others)
+            self._done[others] = False
+            wider = next(self._wider, None) if enough else None
+            self.views = wider or self._whole
+            if wider is None:
+                return False
+            labels = self._seen(slices, wider, keep=False).labels
+        return True
 
-    def _glance(self, slices: IntArray, views: Sequence[View]) -> Uint8Array:
-        """Return the labels (n, *native) of slices (n,) in views, which are not kept."""
-        labels = np.zeros((len(slices), *self.scan.plan.native), np.uint8)
-        for part in self.apart(slices, views):
-            if part.plan is not None:
-                found = self.runner.run(self._prepared(part.slices, part.plan), part.plan.frame)
+    def _seen(self, slices: IntArray, views: Sequence[View], keep: bool = True) -> "Look":
+        """Infer slices (n,) in views, and keep what the network says or not; air has no labels."""
+        labels, sure = np.zeros((2, len(slices), *self.scan.plan.native), np.uint8)
+        parts = self.apart(slices, views)
+        prepared = made_ahead(lambda part: self._prepared(part.slices, part.plan), parts)
+        begun = begun_ahead(
+            lambda pair: self._begin(pair[0].plan, pair[1]), zip(parts, prepared, strict=True)
+        )
+        for part, found in zip(parts, begun, strict=True):
+            if keep:
+                self._keep(part.slices, part.plan, found)
+            if part.plan is not None and found is not None and found.confidence is not None:
                 places = np.searchsorted(slices, part.slices)
                 part.plan.within(labels)[places] = crop(found.labels, part.plan)
-                self._pixels += len(places) * part.plan.grid[0] * part.plan.grid[1]
-        return labels
+                part.plan.within(sure)[places] = crop(found.confidence, part.plan)
+                self._pixels += 0 if keep else len(places) * part.plan.grid[0] * part.plan.grid[1]
+        return Look(slices, labels, sure)
+
+    def _erase(self, slices: IntArray) -> None:
+        """Erase what was said of slices."""
+        for array in (self.classes, self.confidence):
+            if array is not None:
+                self.scan.plan.oriented(array)[slices] = 0
+        self.bone_confidence.drop(slices.tolist())
 
     def _same(self, labels: Uint8Array, expected: Uint8Array, sure: Uint8Array) -> bool:
         """Say whether labels (n, *native) of views are the whole frame's, but for rounding in 8 bits."""
@@ -210,18 +240,15 @@ class SliceInference:
             inferred the next one is prepared, and no more.
         """
         beyond = np.flatnonzero(self._done)
-        beyond = beyond[(beyond < span[0]) | (beyond >= span[1])]
-        for array in (self.classes, self.confidence):
-            if array is not None:
-                self.scan.plan.oriented(array)[beyond] = 0
-        slabs, waiting = list(self._slabs(span)), None
-        for slab, images in zip(slabs, made_ahead(self._one_after_another(), slabs), strict=True):
-            begun = slab, self._begin(slab.plan, images)
-            if waiting is not None:
-                yield self._finish(*waiting)
-            waiting = begun
-        if waiting is not None:
-            yield self._finish(*waiting)
+        self._erase(beyond[(beyond < span[0]) | (beyond >= span[1])])
+        slabs = list(self._slabs(span))
+        prepared = made_ahead(self._one_after_another(), slabs)
+        begun = begun_ahead(
+            lambda pair: self._begin(pair[0].plan, pair[1]), zip(slabs, prepared, strict=True)
+        )
+        for slab, found in zip(slabs, begun, strict=True):
+            self._keep(slab.missing, slab.plan, found)
+            yield slab.slices
 
     def _together(self, least: int) -> int:
         """Return how many slices are inferred together, if so many are handed over at least."""
@@ -249,10 +276,6 @@ class SliceInference:
                 slices = np.arange(start, min(start + size, last))
                 yield _Slab((start, start + len(slices)), slices[~self._done[slices]], self._frame(view))
 
-    def _finish(self, slab: "_Slab", found: Callable[[], Inference | None]) -> Range:
-        self._keep(slab.missing, slab.plan, found)
-        return slab.slices
-
     def _prepared(
         self, slices: IntArray, plan: SlicePlan | None, kept: dict[int, Float32Array] | None = None
     ) -> Float32Array:
@@ -263,31 +286,30 @@ class SliceInference:
         self.clock.add("prepare", since)
         return images
 
-    def _store(self, slices: IntArray, plan: SlicePlan | None, images: Float32Array) -> Inference | None:
-        """Infer images of slices in a frame; write and return what the network says, unless they are air."""
-        return self._keep(slices, plan, self._begin(plan, images))
-
     def _begin(self, plan: SlicePlan | None, images: Float32Array) -> Callable[[], Inference | None]:
         """Begin to infer images of slices in a frame; what comes back waits for it."""
         if plan is None or len(images) == 0:
             return lambda: None
-        return self.runner.begin(images, plan.frame, confidence=True)
+        result = self.runner.begin(images, plan.frame, confidence=True)
 
-    def _keep(
-        self, slices: IntArray, plan: SlicePlan | None, result: Callable[[], Inference | None]
-    ) -> Inference | None:
-        """Wait for what the network says of slices in a frame; write and return it, unless they are air."""
+        def waited() -> Inference:
+            since = time.perf_counter()
+            found = result()
+            self.clock.add("infer", since)
+            return found
+
+        return waited
+
+    def _keep(self, slices: IntArray, plan: SlicePlan | None, found: Inference | None) -> None:
+        """Write what the network says of slices in a frame, unless they are air."""
         since = time.perf_counter()
-        found = result()
-        since = self.clock.add("infer", since)
         if self.confidence is not None:
             self.scan.plan.oriented(self.confidence)[slices] = 255
         if plan is not None and found is not None and found.confidence is not None:
             self._write(slices, plan, crop(found.labels, plan), crop(found.confidence, plan))
             self._pixels += len(slices) * plan.grid[0] * plan.grid[1]
-        self.clock.add("restore", since)
         self._done[slices] = True
-        return found
+        self.clock.add("restore", since)
 
     def _write(self, slices: IntArray, plan: SlicePlan, labels: Uint8Array, confidence: Uint8Array) -> None:
         """Write labels and confidence (n, rows, columns) of a frame; what is 0 already is left untouched."""
