@@ -273,15 +273,14 @@ def prepare_slices(
 ) -> Float32Array:
     """Prepare slices (n,) that need not follow one another; all else as in `prepare`.
 
-    ``kept`` holds single slices (rows, columns) that the last call of the same plan needed, by their number;
-    what this one needs replaces them.
+    ``kept`` holds single slices (rows, columns) that earlier calls of the same plan prepared, by number; what
+    this one prepares is added, and what comes before all that it needs is dropped.
     """
     offsets = (np.arange(plan.channels) - plan.channels // 2) * plan.stride
     wanted = np.clip(slices[:, None] + offsets, 0, plan.slices - 1)
     kept = {} if kept is None else kept
-    needed = set(wanted.ravel().tolist())
-    missing = sorted(needed - kept.keys())
-    for number in kept.keys() - needed:
+    missing = sorted(set(wanted.ravel().tolist()) - kept.keys())
+    for number in [n for n in kept if n < wanted.min(initial=plan.slices)]:
         del kept[number]
     framed = _framed(plan.within(plan.oriented(array))[missing], plan, window)
     resized = framed if plan.frame == plan.grid else resize_bilinear(framed, plan.grid)

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from seg_core.ahead import made_ahead
+from seg_core.ahead import begun_ahead, made_ahead
 
 
 def test_all_in_order_and_no_more_than_wanted_ahead():
@@ -38,3 +38,27 @@ def test_an_error_comes_in_the_place_of_its_result():
     assert next(made) == 2
     with pytest.raises(ZeroDivisionError):
         next(made)
+
+
+def test_each_is_begun_before_the_one_before_is_waited_for():
+    told = []
+
+    def begin(item):
+        told.append(f"begin {item}")
+
+        def wait():
+            told.append(f"wait {item}")
+            return item * item
+
+        return wait
+
+    assert list(begun_ahead(begin, iter(range(3)))) == [0, 1, 4]
+    assert told == ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1", "wait 2"]
+    assert list(begun_ahead(begin, [])) == []
+
+
+def test_an_error_takes_the_place_of_its_result():
+    found = begun_ahead(lambda n: lambda: 6 // n, [3, 0, 1])
+    assert next(found) == 2
+    with pytest.raises(ZeroDivisionError):
+        next(found)

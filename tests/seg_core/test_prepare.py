@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from seg_core import prepare as module
 from seg_core.errors import ModelError, UsageError
 from seg_core.geometry import Geometry
 from seg_core.model_spec import Grid
-from seg_core.prepare import HARDLY, crop, plan_slices, prepare, restore
+from seg_core.prepare import HARDLY, crop, plan_slices, prepare, prepare_slices, restore
 
 ORIENTATIONS = [
     "".join(pair[sign] for pair, sign in zip(order, signs, strict=True))
@@ -173,6 +174,27 @@ def test_neighbours_lie_at_a_distance_in_mm(band_spec, slice_mm, stride):
         assert np.allclose(images[s, c], min(max(s + (c - 1) * stride, 0), 29) / 30)
     slabs = [prepare(array, plan, (0, 30), n, n + 1) for n in range(30)]
     assert np.array_equal(np.concatenate(slabs), images)
+
+
+@pytest.mark.parametrize("slab", [1, 2, 3, 8])
+def test_slices_that_follow_one_another_are_prepared_once(band_spec, slab, monkeypatch):
+    spec = band_spec(
+        grid=Grid("size", (8, 8), multiple=8), channels=3, channel_fill="neighbours", neighbour_mm=9.0
+    )
+    array = np.random.default_rng(0).random((10, 12, 21))
+    plan = plan_slices(geometry_of("LPS", array.shape, (1, 1, 3.0)), spec)
+    expected, framed, kept, counts = prepare(array, plan, (0.0, 1.0), 0, 21), module._framed, {}, []
+    monkeypatch.setattr(
+        module, "_framed", lambda slices, *args: counts.append(len(slices)) or framed(slices, *args)
+    )
+    parts = [
+        prepare_slices(array, plan, (0.0, 1.0), np.arange(n, min(n + slab, 21)), kept)
+        for n in range(0, 21, slab)
+    ]
+    assert plan.stride == 3
+    assert np.array_equal(np.concatenate(parts), expected)
+    assert sum(counts) == 21
+    assert len(kept) <= 2 * plan.stride + slab
 
 
 def test_slices_that_are_not_there_are_refused(band_spec):
