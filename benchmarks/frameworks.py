@@ -126,7 +126,8 @@ def prepare(work: Work, file: Path) -> Prepared:
 
 
 def _runner(device: str, precision: str, given: Prepared, batch: int) -> Infer:
-    runner = Runner(given.work.path, device, precision=precision)  # type: ignore[arg-type]
+    # One batch is given at a time: it has all cores, as in every other backend.
+    runner = Runner(given.work.path, device, precision=precision, at_once=1)  # type: ignore[arg-type]
     runner.batch = batch
     return lambda images: runner.run(images, given.size, confidence=True).labels
 

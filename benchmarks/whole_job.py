@@ -71,6 +71,7 @@ def network_seconds(model: str, scan: Path, samples: int = SAMPLES) -> list[floa
     from seg_core.runner import Runner
 
     runner = Runner(Work(model, "").path, "cpu", precision="fp32")
+    samples = -(-samples // runner.at_once) * runner.at_once  # so that no core is without a slice
     images, _ = Work(model, str(scan), samples).prepared(runner)
     runner.logits(images)  # the first ones also set it up
     taken = []

@@ -105,7 +105,7 @@ def export_twin(
         raise UsageError(
             f"{path} is the network itself", f"another file: {twin_path(source, request.precision)}"
         )
-    runner = Runner(source, "cpu", precision="fp32")
+    runner = Runner(source, "cpu", precision="fp32", at_once=1)
     spec = runner.spec
     check_source(source.name, spec, request.precision)
     least = LEAST_SLICES if spec.patch is None else LEAST_PATCHES
@@ -140,7 +140,7 @@ def check_source(name: str, spec: ModelSpec, precision: str) -> None:
 
 def _agreement(runner: Runner, twin: bytes, slices: Sequence[Float32Array]) -> dict[str, float]:
     """Return the DSC between two files, over all slices, of each class that they show."""
-    other = Runner(twin, "cpu")
+    other = Runner(twin, "cpu", at_once=1)
     names = runner.spec.classes
     common, both = np.zeros(len(names) + 1), np.zeros(len(names) + 1)
     for image in slices:

@@ -1,6 +1,5 @@
 """Confidence where bones are, kept slice by slice: a whole volume of it is rarely wanted."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ Uint8Array = npt.NDArray[np.uint8]
 class BoneConfidence:
     """Confidence of the pixels that the network labelled in each slice, and a bit for each in their box.
 
-    Cleaning takes labels away and fills holes: what it gives a bone is never among them.
+    What cleaning changes among them is forgotten; what it gives a bone else, in holes, is not among them.
     """
 
     def __init__(self) -> None:
@@ -45,12 +44,6 @@ class BoneConfidence:
         inside = image[self._boxes[number]].ravel()
         pixels: npt.NDArray[Any] = inside[np.unpackbits(self._labelled[number], count=inside.size) > 0]
         return pixels
-
-    def drop(self, numbers: Iterable[int]) -> None:
-        """Drop whole slices."""
-        for number in numbers:
-            if self._boxes.pop(number, None) is not None:
-                del self._labelled[number], self._values[number]
 
     def forget(self, first: int, before: Uint8Array, after: Uint8Array) -> None:
         """Leave out what cleaning changed: in a hole that it fills the network is sure of something else.

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from seg_core.ahead import Begun
 from seg_core.errors import MemoryLimitError, ModelError, UsageError
 from seg_core.model_spec import METADATA_KEY, ModelSpec
 from seg_core.precision import FASTEST, STALE, Precision, check_precision, twin_path, why_not
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 _BATCH = {"cpu": 1, "cuda": 16, "openvino": 4}
 _AT_ONCE = 4
-"""Slices at most that a CPU infers at once, each of which takes memory."""
+"""Batches that a CPU infers at once at most: each takes memory."""
 _DTYPES = {"image": "tensor(float)", "logits": "tensor(float)"}
 _DTYPES |= {"labels": "tensor(uint8)", "confidence": "tensor(uint8)", "size": "tensor(int64)"}
 _NO_MEMORY = re.compile("failed to allocate|bad_alloc|out of memory", re.IGNORECASE)
@@ -58,8 +59,10 @@ class Runner:
     device : {"auto", "cpu", "cuda", "openvino"}
         Where to compute; ``auto`` takes the best that the installed runtime offers and can start.
     threads : int, optional
-        Of the processor that infer; all by default. Slices are inferred side by side, which leaves no thread
-        waiting for another; a network of patches has them all for one patch.
+        Of the processor that infer; all by default. A network of patches has them all for one patch.
+    at_once : int
+        Batches of slices that a CPU infers side by side at most, the threads shared among them; 1 where one
+        slice shall be there as soon as may be.
     precision : {"auto", "fp32", "fp16", "int8"}
         In what to compute: ``auto`` takes the file's twin in what the device computes fastest, where one lies
         beside it (``<name>.int8.onnx``) whose labels agree; else the file itself (`seg_core.precision`).
@@ -80,7 +83,7 @@ class Runner:
         Slices or patches a call of the runtime. Always as many, the last ones padded, so that results do not
         depend on how many a caller gives.
     at_once : int
-        Batches that are inferred side by side.
+        Batches that are inferred side by side: threads do not wait for one another so.
 
     Raises
     ------
@@ -98,15 +101,18 @@ class Runner:
         device: Device = "auto",
         threads: int | None = None,
         precision: Precision = "auto",
+        at_once: int = _AT_ONCE,
     ) -> None:
         if device != "auto" and device not in PROVIDERS:
             raise UsageError(f"device {device!r}", f"auto, {', '.join(PROVIDERS)}")
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads", "1 or more")
+        if at_once < 1:
+            raise UsageError(f"{at_once} at once", "1 or more")
         check_precision(precision)
         runtime = import_runtime()
         self._open = partial(open_session, runtime, device=device)
-        self._threads = threads
+        self._threads, self.at_once = threads, min(threads or cores(), at_once)
         self.name, data = _read(model)
         self.fingerprint = hashlib.sha256(data).hexdigest()
         first = next(iter(wanted_devices(device, runtime.get_available_providers())), "cpu")
@@ -120,7 +126,8 @@ class Runner:
                 self._take_twin(path, FASTEST[self.device], auto)
         slices = self.spec.patch is None
         self.batch = _BATCH[self.device] if slices else 1
-        self.at_once = min(threads or cores(), _AT_ONCE) if slices and self.device == "cpu" else 1
+        if not slices or self.device != "cpu":
+            self.at_once = 1
         self._pool = ThreadPoolExecutor(self.at_once)
         _check_graph(self._session, self.spec, self.name)
 
@@ -130,11 +137,13 @@ class Runner:
         Slices side by side leave the runtime no more threads than are left over; a patch has them all.
         """
         threads: dict[str, int | None] = dict.fromkeys(PROVIDERS, self._threads)
-        left = (self._threads or cores()) - _AT_ONCE
+        left = (self._threads or cores()) - self.at_once
+        # Where the runtime itself chooses, several share what it takes.
         beside = threads | {"cpu": 1 if left <= 0 else self._threads and left + 1}
         session, device = self._open(source, threads=beside, name=name)
         spec = _read_spec(session, name)
         if device == "cpu" and spec.patch is not None and beside != threads:
+            del session  # before there are two of them
             session, device = self._open(source, threads=threads, name=name)
         return session, device, spec
 
@@ -201,15 +210,12 @@ class Runner:
         MemoryLimitError
             If it has no memory.
         """
-        return self.begin(images, size, confidence)()
+        return self.begin(images, size, confidence).result()
 
     def begin(
         self, images: Float32Array, size: tuple[int, int], confidence: bool = False
-    ) -> Callable[[], Inference]:
-        """As `run`, for who has other work meanwhile: what comes back waits for the result.
-
-        Slices that are begun later are inferred later.
-        """
+    ) -> Begun[Inference]:
+        """As `run`, for who has other work meanwhile; slices that are begun later are inferred later."""
         if self.spec.patch is not None:
             raise UsageError(f"labels of slices from {self.spec.name}", "logits of patches")
         graph = self.device == "cuda"  # computes the whole of it sooner than it hands logits over
@@ -219,8 +225,7 @@ class Runner:
             found = self._call(names, block, size if graph else (1, 1))
             return self._checked(*found) if graph else self._classes(found[0], size, confidence)
 
-        begun = self._blocks(infer, images, size)
-        return lambda: _joined([part.result() for part in begun], size, confidence)
+        return Begun(self._blocks(infer, images, size), lambda parts: _joined(parts, size, confidence))
 
     def _checked(self, labels: Uint8Array, confidence: Uint8Array) -> tuple[Uint8Array, Uint8Array]:
         # The greatest of up to 256 probabilities rounds to 1 or more: only what is no number becomes 0.
@@ -259,7 +264,7 @@ class Runner:
         def infer(block: Float32Array) -> Float32Array:
             return self._numbers(self._call(["logits"], block, (1, 1))[0])
 
-        parts = [part.result() for part in self._blocks(infer, images, (1, 1))]
+        parts = Begun(self._blocks(infer, images, (1, 1)), list[Float32Array]).result()
         if not parts:
             return np.empty((0, len(self.spec.classes) + 1, *images.shape[2:]), np.float32)
         return self._channels_first(np.concatenate(parts))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.ahead import begun_ahead, made_ahead
+from seg_core.ahead import Begun, begun_ahead, made_ahead
 from seg_core.apparent_size import apparent_size, shafts_mm, surer
 from seg_core.certainty import BoneConfidence
 from seg_core.denoise import Removed, denoise_slices, denoise_volume
@@ -35,8 +36,8 @@ from seg_core.statistics import BoneStatistics, bone_statistics
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, slices done and slices in all."""
 
-Labelling = Callable[[Part, npt.NDArray[np.float32]], Callable[[], npt.NDArray[np.uint8]]]
-"""Slices (n,) and their images -> what waits for their labels (n, *native)."""
+Labelling = Callable[[Part, npt.NDArray[np.float32]], Begun[npt.NDArray[np.uint8]]]
+"""Slices (n,) and their images -> their labels (n, *native), once they are there."""
 
 _Coarse = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | float, float]
 
@@ -103,7 +104,8 @@ class Segmentation:
         What cleaning took from slices (``"slices"``), across them (``"volume"``), and beside bones
         (``"beside"``, where sides are known), by class; empty without.
     seconds : mapping of str to float
-        Time that each step took; preparing overlaps with inferring.
+        Time that each step took. Preparing overlaps with all others; inferring is the wait for slices that
+        neither views nor the range had seen.
     bones : tuple of BoneStatistics
         What each bone measures.
     plausibility : tuple of Check
@@ -283,17 +285,15 @@ class _Job:
         since = time.perf_counter()
         spec, body = self.runner.spec, not self.options.whole_frame and span[1] - span[0] >= LONG
         if spec.usual_mm or body:
-            look = slices.look(span, body=body)
+            look = slices.look(span)
             if self.plan.pixels_each <= COARSE:
-                slices, look = self._magnified(slices, look, span, body)
+                slices, look = self._magnified(slices, look, span)
             if body:
-                slices.see_the_body(look)
+                slices.see_the_body(look, self.size)
         self.clock.add("views", since)
         return slices
 
-    def _magnified(
-        self, slices: SliceInference, look: Look, span: Range, body: bool
-    ) -> tuple[SliceInference, Look]:
+    def _magnified(self, slices: SliceInference, look: Look, span: Range) -> tuple[SliceInference, Look]:
         """Magnify the scan where bones seem small and the network is surer then; else half-way, likewise.
 
         Bones of which a part is found seem smaller than they are.
@@ -302,7 +302,7 @@ class _Job:
         size = apparent_size(shafts_mm(first, self.plan.pixel_mm2, spec.classes), spec.usual_mm)
         for tried in (size, (1 + size) / 2) if size < 1 else ():
             closer = self._planned(plan_slices(self.volume.geometry, spec.magnified(tried)))
-            second = closer.look(span, tried, body)
+            second = closer.look(span)
             if surer(self._cleaned_look(second), second.sure, first, look.sure):
                 self.size, self.plan = tried, closer.scan.plan
                 self.denoise = _denoise_of(self.plan, spec.denoise)
@@ -321,16 +321,17 @@ class _Job:
         area, light, darkest, done = np.zeros(len(slices)), np.full(len(slices), -np.inf), 0.0, 0
         areas: list[Future[npt.NDArray[np.float64]]] = []
 
-        def begin(pair: tuple[Part, _Coarse]) -> Callable[[], npt.NDArray[np.uint8]]:
+        def begin(pair: tuple[Part, _Coarse]) -> Begun[npt.NDArray[np.uint8]]:
             nonlocal darkest
             part, (images, seen, least) = pair
             light[np.searchsorted(slices, part.slices)] = seen
             darkest = min(darkest, least)  # air, where it is not 0
             return labels(part, images)
 
-        coarse = zip(parts, made_ahead(self._coarse, parts), strict=True)
-        with ThreadPoolExecutor(1) as pool:
-            for part, found in zip(parts, begun_ahead(begin, coarse), strict=True):
+        coarse = made_ahead(self._coarse, parts)
+        begun = begun_ahead(begin, zip(parts, coarse, strict=True))
+        with ThreadPoolExecutor(1) as pool, closing(coarse), closing(begun):
+            for part, found in zip(parts, begun, strict=True):
                 areas.append(pool.submit(self._cleaned_area, found))
                 done += len(part.slices)
                 self.progress("range", done, len(slices))
@@ -362,9 +363,9 @@ class _Job:
 
     def _infer(self, slices: SliceInference, span: Range) -> None:
         """Infer slices and clean each slab while the next one is inferred."""
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool, closing(slices.run(span)) as parts:
             cleaning: Future[None] | None = None
-            for part in slices.run(span):
+            for part in parts:
                 if cleaning is not None:
                     cleaning.result()
                 cleaning = pool.submit(self._clean, slices.classes, part)
@@ -441,7 +442,7 @@ class _Job:
         stack = self.plan.oriented(classes)
         if self.options.hip_slice is None and self.runner.spec.limb_range:
             since = time.perf_counter()
-            span = self._limb(lambda part, images: lambda: stack[part.slices])
+            span = self._limb(lambda part, images: Begun([], lambda _: stack[part.slices]))
             self.clock.add("range", since)
             for array in (classes, confidence):
                 if array is not None:

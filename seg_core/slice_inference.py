@@ -1,13 +1,14 @@
 """A network of slices over a scan: no slice twice, and where it changes nothing the body alone."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from seg_core.ahead import begun_ahead, made_ahead
+from seg_core.ahead import Begun, begun_ahead, made_ahead
 from seg_core.body import GROUP, Span, View, find_views
 from seg_core.certainty import BoneConfidence
 from seg_core.intensity import Window
@@ -22,7 +23,7 @@ Uint8Array = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
 
 SLAB = 2
-"""Slices that are prepared, inferred and cleaned together, or a batch; bounds memory, changes no label."""
+"""Slices that are prepared, inferred and cleaned together at least; bounds memory, changes no label."""
 APART = 2
 """The same of slices that do not follow one another: each has neighbours of its own to be prepared."""
 LOOKED_AT = 16
@@ -86,7 +87,7 @@ class SliceInference:
     confidence : bool
         Whether all of it is wanted.
     clock : Clock
-        Is told what preparing and inferring take.
+        Is told what preparing takes, and how long slabs were waited for.
 
     Attributes
     ----------
@@ -103,13 +104,12 @@ class SliceInference:
         self.classes: Uint8Array = zeros_like(scan.array, np.uint8)
         self.confidence = zeros_like(scan.array, np.uint8) if confidence else None
         self.bone_confidence = BoneConfidence()
-        rows, columns = (0, scan.plan.grid[0]), (0, scan.plan.grid[1])
-        self._whole = [
-            View((start, min(start + GROUP, scan.plan.slices)), rows, columns)
+        self.views = [
+            View(
+                (start, min(start + GROUP, scan.plan.slices)), (0, scan.plan.grid[0]), (0, scan.plan.grid[1])
+            )
             for start in range(0, scan.plan.slices, GROUP)
         ]
-        self.views = self._whole
-        self._wider: Iterator[list[View]] = iter(())
         self._done = np.zeros(scan.plan.slices, np.bool_)
         self._pixels = 0
 
@@ -133,45 +133,26 @@ class SliceInference:
             for start in range(0, len(numbers), size)
         ]
 
-    def labelled(self, part: "Part", images: Float32Array) -> Callable[[], Uint8Array]:
-        """Begin to infer slices of which `images` were prepared, if need be.
-
-        What comes back waits for their labels (n, *native).
-        """
+    def labelled(self, part: "Part", images: Float32Array) -> Begun[Uint8Array]:
+        """Begin to infer slices of which `images` were prepared, if need be: their labels (n, *native)."""
         missing = ~self._done[part.slices]
-        begun = self._begin(part.plan, images[missing] if part.plan else images)
 
-        def labels() -> Uint8Array:
-            self._keep(part.slices[missing], part.plan, begun())
-            found: Uint8Array = self.scan.plan.oriented(self.classes)[part.slices]
-            return found
+        def labels(found: Inference | None) -> Uint8Array:
+            self._keep(part.slices[missing], part.plan, found)
+            kept: Uint8Array = self.scan.plan.oriented(self.classes)[part.slices]
+            return kept
 
-        return labels
+        return self._begin((part, images[missing] if part.plan else images)).then(labels)
 
-    def look(self, span: Range, size: float = 1.0, body: bool = False) -> "Look":
-        """Infer a few slices of a range, evenly between; they are kept.
+    def look(self, span: Range) -> "Look":
+        """Infer a few slices of a range, evenly between, at the whole frame; they are kept."""
+        return self._seen(few_slices(self.scan.plan, span, LOOKED_AT), self.views, keep=True)
 
-        Parameters
-        ----------
-        span : tuple of int
-            The range.
-        size : float
-            Of the network's pixels, of a usual person's: so much narrower are margins.
-        body : bool
-            Whether the network sees the body alone in them: until `see_the_body` says so that is not sure.
-        """
-        if body:
-            margins_mm = [mm * size for mm in MARGINS_MM]
-            multiple = self.runner.spec.grid.multiple
-            self._wider = find_views(self.scan.array, self.scan.plan, multiple, margins_mm)
-            self.views = next(self._wider)
-        return self._seen(few_slices(self.scan.plan, span, LOOKED_AT), self.views)
-
-    def see_the_body(self, look: "Look") -> bool:
+    def see_the_body(self, look: "Look", size: float = 1.0) -> bool:
         """Let the network see the body alone from now on, if that changes next to no label of some slices.
 
-        Of slices with bone that were looked at so, those that show most of each class, and others evenly
-        between, are inferred at the whole frame too; then, if need be, with a wider margin.
+        Of slices with bone that were inferred at the whole frame, those that show most of each class, and
+        others evenly between, are inferred in views too. Margins are a usual person's, times ``size``.
 
         Returns
         -------
@@ -179,37 +160,31 @@ class SliceInference:
             Whether it does.
         """
         probes = _with_bone(look.labels, len(self.runner.spec.classes))
-        slices, others = look.slices[probes], np.delete(look.slices, probes)
-        enough = len(probes) >= PROBES // 2
-        self._erase(slices)
-        whole = self._seen(slices, self._whole)
-        labels = look.labels[probes]
-        while not enough or not self._same(labels, whole.labels, whole.sure):
-            self._erase(others)
-            self._done[others] = False
-            wider = next(self._wider, None) if enough else None
-            self.views = wider or self._whole
-            if wider is None:
-                return False
-            labels = self._seen(slices, wider, keep=False).labels
-        return True
+        if len(probes) < PROBES // 2:
+            return False
+        margins_mm = [mm * size for mm in MARGINS_MM]
+        multiple = self.runner.spec.grid.multiple
+        for views in find_views(self.scan.array, self.scan.plan, multiple, margins_mm):
+            seen = self._seen(look.slices[probes], views, keep=False)
+            if self._same(seen.labels, look.labels[probes], look.sure[probes]):
+                self.views = views
+                return True
+        return False
 
-    def _seen(self, slices: IntArray, views: Sequence[View], keep: bool = True) -> "Look":
+    def _seen(self, slices: IntArray, views: Sequence[View], keep: bool) -> "Look":
         """Infer slices (n,) in views, and keep what the network says or not; air has no labels."""
         labels, sure = np.zeros((2, len(slices), *self.scan.plan.native), np.uint8)
         parts = self.apart(slices, views)
         prepared = made_ahead(lambda part: self._prepared(part.slices, part.plan), parts)
-        begun = begun_ahead(
-            lambda pair: self._begin(pair[0].plan, pair[1]), zip(parts, prepared, strict=True)
-        )
-        for part, found in zip(parts, begun, strict=True):
-            if keep:
-                self._keep(part.slices, part.plan, found)
-            if part.plan is not None and found is not None and found.confidence is not None:
-                places = np.searchsorted(slices, part.slices)
-                part.plan.within(labels)[places] = crop(found.labels, part.plan)
-                part.plan.within(sure)[places] = crop(found.confidence, part.plan)
-                self._pixels += 0 if keep else len(places) * part.plan.grid[0] * part.plan.grid[1]
+        with closing(prepared), closing(begun_ahead(self._begin, zip(parts, prepared, strict=True))) as begun:
+            for part, found in zip(parts, begun, strict=True):
+                if keep:
+                    self._keep(part.slices, part.plan, found)
+                if part.plan is not None and found is not None and found.confidence is not None:
+                    places = np.searchsorted(slices, part.slices)
+                    part.plan.within(labels)[places] = crop(found.labels, part.plan)
+                    part.plan.within(sure)[places] = crop(found.confidence, part.plan)
+                    self._pixels += 0 if keep else len(places) * part.plan.grid[0] * part.plan.grid[1]
         return Look(slices, labels, sure)
 
     def _erase(self, slices: IntArray) -> None:
@@ -217,7 +192,6 @@ class SliceInference:
         for array in (self.classes, self.confidence):
             if array is not None:
                 self.scan.plan.oriented(array)[slices] = 0
-        self.bone_confidence.drop(slices.tolist())
 
     def _same(self, labels: Uint8Array, expected: Uint8Array, sure: Uint8Array) -> bool:
         """Say whether labels (n, *native) of views are the whole frame's, but for rounding in 8 bits."""
@@ -230,25 +204,26 @@ class SliceInference:
     def _frame(self, view: View) -> SlicePlan | None:
         return None if view.empty else self.scan.plan.part(view.rows, view.columns)
 
-    def run(self, span: Range) -> Iterator[Range]:
+    def run(self, span: Range) -> Generator[Range]:
         """Infer what is missing of a range, slab by slab; erase what lies beyond it.
 
         Yields
         ------
         tuple of int
-            First slice and one past the last that are complete; slabs follow one another. While one is
-            inferred the next one is prepared, and no more.
+            First slice and one past the last that are complete; slabs follow one another. The next one has
+            begun then, and the one after it is being prepared, and no more.
         """
         beyond = np.flatnonzero(self._done)
         self._erase(beyond[(beyond < span[0]) | (beyond >= span[1])])
         slabs = list(self._slabs(span))
         prepared = made_ahead(self._one_after_another(), slabs)
-        begun = begun_ahead(
-            lambda pair: self._begin(pair[0].plan, pair[1]), zip(slabs, prepared, strict=True)
-        )
-        for slab, found in zip(slabs, begun, strict=True):
-            self._keep(slab.missing, slab.plan, found)
-            yield slab.slices
+        since = time.perf_counter()
+        with closing(prepared), closing(begun_ahead(self._begin, zip(slabs, prepared, strict=True))) as begun:
+            for slab, found in zip(slabs, begun, strict=True):
+                self.clock.add("infer", since)
+                self._keep(slab.missing, slab.plan, found)
+                yield slab.slices
+                since = time.perf_counter()
 
     def _together(self, least: int) -> int:
         """Return how many slices are inferred together, if so many are handed over at least."""
@@ -286,19 +261,12 @@ class SliceInference:
         self.clock.add("prepare", since)
         return images
 
-    def _begin(self, plan: SlicePlan | None, images: Float32Array) -> Callable[[], Inference | None]:
-        """Begin to infer images of slices in a frame; what comes back waits for it."""
-        if plan is None or len(images) == 0:
-            return lambda: None
-        result = self.runner.begin(images, plan.frame, confidence=True)
-
-        def waited() -> Inference:
-            since = time.perf_counter()
-            found = result()
-            self.clock.add("infer", since)
-            return found
-
-        return waited
+    def _begin(self, pair: tuple["Part | _Slab", Float32Array]) -> Begun[Inference | None]:
+        """Begin to infer images of slices in a frame; of air there are none."""
+        part, images = pair
+        if part.plan is None or len(images) == 0:
+            return Begun([], lambda _: None)
+        return self.runner.begin(images, part.plan.frame, confidence=True)
 
     def _keep(self, slices: IntArray, plan: SlicePlan | None, found: Inference | None) -> None:
         """Write what the network says of slices in a frame, unless they are air."""

@@ -73,8 +73,9 @@ def test_its_labels_do_not_depend_on_the_batch(precision: Precision) -> None:
     reverse = runner.run(images[::-1].copy(), (128, 256), confidence=True)
     assert np.array_equal(together.labels, reverse.labels[::-1])
     assert np.array_equal(together.confidence, reverse.confidence[::-1])
-    more = Runner("default", device="cpu", threads=2, precision=precision)
-    assert np.array_equal(together.labels, more.run(images, (128, 256)).labels)
+    for threads, at_once in ((2, 4), (8, 4), (2, 1)):
+        more = Runner("default", device="cpu", threads=threads, precision=precision, at_once=at_once)
+        assert np.array_equal(together.labels, more.run(images, (128, 256)).labels)
 
 
 def test_a_gpus_way_to_labels_is_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:

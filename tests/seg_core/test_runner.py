@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -48,11 +49,13 @@ def test_confidence_is_the_probability_of_the_chosen_class(band_model):
 
 @pytest.fixture(scope="module")
 def runners(tiny_model):
-    return {threads: Runner(tiny_model, "cpu", threads) for threads in (1, 2)}
+    made = {threads: Runner(tiny_model, "cpu", threads) for threads in (1, 2, 8)}
+    assert [runner.at_once for runner in made.values()] == [1, 2, 4]  # of 8, the runtime has 5 for each
+    return made | {"alone": Runner(tiny_model, "cpu", 2, at_once=1)}
 
 
 @settings(deadline=None, max_examples=10)
-@given(n=st.integers(0, 9), cut=st.integers(0, 9), threads=st.sampled_from([1, 2]))
+@given(n=st.integers(0, 9), cut=st.integers(0, 9), threads=st.sampled_from([1, 2, 8, "alone"]))
 def test_results_do_not_depend_on_how_many_are_given_at_once(runners, n, cut, threads):
     images = random_images(n, channels=1)
     whole = runners[1].run(images, (50, 70), confidence=True)
@@ -281,6 +284,23 @@ def test_float32_on_cuda_is_float32(band_model, monkeypatch):
     with pytest.raises(DeviceError, match="did not start"):
         Runner(band_model(), "cuda")
     assert asked["CUDAExecutionProvider"]["use_tf32"] == "0"  # else 10 bits after the point
+
+
+def test_after_an_error_no_batch_begins(band_model, monkeypatch):
+    runner, asked = Runner(band_model(), "cpu", threads=1), []
+
+    def run(outputs, feed):
+        asked.append(feed)
+        time.sleep(0.02)
+        raise MemoryError
+
+    monkeypatch.setattr(runner, "_session", SimpleNamespace(run=run))
+    for infer in (lambda images: runner.run(images, (32, 64)), runner.logits):
+        asked.clear()
+        with pytest.raises(MemoryLimitError):
+            infer(np.zeros((40, 3, 32, 64), np.float32))
+        runner._pool.submit(int).result()
+        assert len(asked) < 40
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Failed to allocate memory for 9 bytes")])

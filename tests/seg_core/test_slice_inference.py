@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from seg_core import slice_inference
+from seg_core.ahead import Begun
 from seg_core.geometry import Volume
 from seg_core.limb_range import coarse_slices
 from seg_core.model_spec import Grid
@@ -26,7 +27,7 @@ class Watched:
         self.whole, self.wrong, self.seen = whole, wrong, 0
 
     def begin(self, images, size, confidence=False):
-        return lambda: self.run(images, size, confidence)
+        return Begun([], lambda _: self.run(images, size, confidence))
 
     def run(self, images, size, confidence=False):
         self.seen += len(images)
@@ -40,9 +41,9 @@ class Watched:
         return found
 
 
-@pytest.fixture(scope="module")
-def runner(make_spec, make_onnx):
-    return Runner(make_onnx(make_spec(grid=Grid("size", (64, 64), multiple=8))), "cpu", threads=1)
+@pytest.fixture(scope="module", params=[1, 3])
+def runner(make_spec, make_onnx, request):
+    return Runner(make_onnx(make_spec(grid=Grid("size", (64, 64), multiple=8))), "cpu", threads=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +127,8 @@ def test_views_are_not_taken_on_trust(long_body, runner):
     plan = plan_slices(long_body.geometry, runner.spec)
     for span in ((0, 160), (0, 200)):  # no bone, hardly any
         slices = SliceInference(Input(long_body.array, plan, WINDOW), runner, False, Clock())
-        assert not slices.see_the_body(slices.look(span, body=True))
-    assert slices.see_the_body(slices.look((0, 400), body=True))
+        assert not slices.see_the_body(slices.look(span))
+    assert slices.see_the_body(slices.look((0, 400)))
 
 
 def test_a_batch_changes_nothing_where_views_differ(long_legs, runner):
@@ -154,11 +155,12 @@ def test_what_lies_beyond_the_range_is_erased(long_legs, runner):
     plan = plan_slices(scan.geometry, runner.spec)
     slices = SliceInference(Input(scan.array, plan, WINDOW), runner, True, Clock())
     for part in slices.apart(np.arange(0, 200, 9)):
-        slices.labelled(part, prepare_slices(scan.array, part.plan, WINDOW, part.slices))()
+        slices.labelled(part, prepare_slices(scan.array, part.plan, WINDOW, part.slices)).result()
     parts = list(slices.run((30, 50)))
     assert (parts[0][0], parts[-1][1]) == (30, 50)
     assert all(before[1] == after[0] for before, after in pairwise(parts))
-    assert all(0 < stop - start <= slice_inference.SLAB for start, stop in parts)
+    most = max(slice_inference.SLAB, runner.at_once)
+    assert all(0 < stop - start <= most for start, stop in parts)
     for array in (slices.classes, slices.confidence):
         assert array[:, :, 30:50].any()
         assert not array[:, :, :30].any()
