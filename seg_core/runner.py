@@ -60,12 +60,12 @@ class Runner:
         Where to compute; ``auto`` takes the best that the installed runtime offers and can start.
     threads : int, optional
         Of the processor that infer; all by default. A network of patches has them all for one patch.
-    at_once : int
-        Batches of slices that a CPU infers side by side at most, the threads shared among them; 1 where one
-        slice shall be there as soon as may be.
     precision : {"auto", "fp32", "fp16", "int8"}
         In what to compute: ``auto`` takes the file's twin in what the device computes fastest, where one lies
         beside it (``<name>.int8.onnx``) whose labels agree; else the file itself (`seg_core.precision`).
+    at_once : int
+        Batches of slices that a CPU infers side by side at most, the threads shared among them; 1 where one
+        slice shall be there as soon as may be.
 
     Attributes
     ----------

@@ -232,12 +232,13 @@ class SliceInference:
     def _one_after_another(self) -> Callable[["_Slab"], Float32Array]:
         """Return what prepares slabs that follow one another: a slice that two of them need, once."""
         kept: dict[int, Float32Array] = {}
-        frame: list[SlicePlan | None] = [None]
+        frame: SlicePlan | None = None
 
         def prepared(slab: _Slab) -> Float32Array:
-            if slab.plan != frame[0]:
+            nonlocal frame
+            if slab.plan != frame:
                 kept.clear()
-                frame[0] = slab.plan
+                frame = slab.plan
             return self._prepared(slab.missing, slab.plan, kept)
 
         return prepared

@@ -77,10 +77,9 @@ def _greatest(logits, rows, columns, inverse, labels, confidence):  # type: igno
     same = labels.shape[1] == height and labels.shape[2] == width
     line = np.empty(width, np.float32)
     values = np.empty((classes, labels.shape[2]), np.float32)
+    # Not two rows of one array: numba does not vectorise loops over those.
     best = np.empty(labels.shape[2], np.float32)
-    total = np.empty(
-        labels.shape[2], np.float32
-    )  # not two rows of one array: loops over those are not vectorised
+    total = np.empty(labels.shape[2], np.float32)
     for n in range(images):
         for r in range(labels.shape[1]):
             for k in range(classes):

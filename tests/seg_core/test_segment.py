@@ -86,11 +86,8 @@ def test_the_coarse_pass_takes_several_slices_at_once_and_prepares_ahead(legs, r
     monkeypatch.setattr(runner, "begin", watched_begin)
     options = SegmentOptions(whole_frame=True)
     segment(legs[0], runner, options, progress=lambda step, done, total: asked.append(step))
-    assert asked[:3] == [
-        module.APART,
-        module.APART,
-        "range",
-    ]  # the second begins before the first is waited for
+    # The second begins before the first is waited for.
+    assert asked[:3] == [module.APART, module.APART, "range"]
     coarse = [n for n in asked[: len(asked) - asked[::-1].index("range")] if n != "range"]
     count = len(coarse_slices(plan_slices(legs[0].geometry, runner.spec)))
     assert sum(coarse) == count > 2 * module.APART
