@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numpy.polynomial import Chebyshev, Polynomial
 
 from seg_core.errors import UsageError
-from seg_core.kernel import inner_kernel, kernel
+from seg_core.kernel import kernel
 
 Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
@@ -80,63 +80,43 @@ def _greatest(logits, rows, columns, inverse, labels, confidence):  # type: igno
     # Not two rows of one array: numba does not vectorise loops over those.
     best = np.empty(labels.shape[2], np.float32)
     total = np.empty(labels.shape[2], np.float32)
+    p0, p1, p2, p3, p4, p5, p6 = _POWERS
     for n in range(images):
         for r in range(labels.shape[1]):
+            a, b, v = above[r], below[r], down[r]
+            label = labels[n, r]
             for k in range(classes):
+                value = values[k]
                 if same:  # nothing to interpolate: every weight is 0
-                    values[k][:] = logits[n, k, r]
-                else:
-                    _blend(logits[n, k, above[r]], logits[n, k, below[r]], down[r], line)
-                    _stretch(line, left, right, across, values[k])
-            _choose(values, best, labels[n, r])
+                    for c in range(width):
+                        value[c] = logits[n, k, r, c]
+                    continue
+                for c in range(width):
+                    line[c] = logits[n, k, a, c] + (logits[n, k, b, c] - logits[n, k, a, c]) * v
+                for c in range(label.size):
+                    value[c] = line[left[c]] + (line[right[c]] - line[left[c]]) * across[c]
+            for c in range(label.size):
+                label[c] = 0
+                best[c] = values[0, c]
+                total[c] = 0
+            for k in range(1, classes):
+                value = values[k]
+                for c in range(label.size):
+                    greater = value[c] > best[c]
+                    label[c] = k if greater else label[c]
+                    best[c] = value[c] if greater else best[c]
             if confidence.shape[0]:
-                _certainty(values, best, inverse, total, confidence[n, r])
-
-
-@inner_kernel
-def _blend(upper, lower, weight, line):  # type: ignore[no-untyped-def]
-    for c in range(line.size):
-        line[c] = upper[c] + (lower[c] - upper[c]) * weight
-
-
-@inner_kernel
-def _stretch(line, left, right, weight, value):  # type: ignore[no-untyped-def]
-    for c in range(value.size):
-        value[c] = line[left[c]] + (line[right[c]] - line[left[c]]) * weight[c]
-
-
-@inner_kernel
-def _choose(values, best, label):  # type: ignore[no-untyped-def]
-    for c in range(label.size):
-        label[c] = 0
-        best[c] = values[0, c]
-    for k in range(1, values.shape[0]):
-        value = values[k]
-        for c in range(label.size):
-            greater = value[c] > best[c]
-            label[c] = k if greater else label[c]
-            best[c] = value[c] if greater else best[c]
-
-
-@inner_kernel
-def _certainty(values, best, inverse, total, certain):  # type: ignore[no-untyped-def]
-    """Write 255 times the probability of the best class, rounded."""
-    total[:] = 0
-    for k in range(values.shape[0]):
-        value = values[k]
-        for c in range(total.size):
-            total[c] += _exp((value[c] - best[c]) * inverse)
-    for c in range(total.size):
-        certain[c] = np.uint8(np.int32(np.float32(255) / total[c] + np.float32(0.5)))
-
-
-@inner_kernel
-def _exp(x):  # type: ignore[no-untyped-def]
-    """Exp of what is not above 0, to 1e-5 of it; neither branches nor calls, so that loops are vectorised."""
-    p0, p1, p2, p3, p4, p5, p6 = _POWERS
-    part = (x if x > _LEAST else _LEAST) * _PARTS
-    power = p0 + part * (p1 + part * (p2 + part * (p3 + part * (p4 + part * (p5 + part * p6)))))
-    power *= power
-    power *= power
-    power *= power
-    return power * power
+                certain = confidence[n, r]
+                for k in range(classes):
+                    value = values[k]
+                    for c in range(label.size):
+                        # exp to 1e-5 of it, which neither branches nor calls, so that the loop is vectorised
+                        x = (value[c] - best[c]) * inverse
+                        x = (x if x > _LEAST else _LEAST) * _PARTS
+                        power = p0 + x * (p1 + x * (p2 + x * (p3 + x * (p4 + x * (p5 + x * p6)))))
+                        power *= power
+                        power *= power
+                        power *= power
+                        total[c] += power * power
+                for c in range(label.size):
+                    certain[c] = np.uint8(np.int32(np.float32(255) / total[c] + np.float32(0.5)))
